@@ -1,0 +1,90 @@
+"""Stand-ins without data for a model's tensors, and the model exactly as it was afterwards."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+Substitute = Callable[[torch.Tensor], torch.Tensor]
+
+
+def to_meta(tensor: torch.Tensor) -> torch.Tensor:
+    """A tensor of the same shape, strides and dtype on the meta device; itself if it is there already."""
+    if tensor.device.type == "meta":
+        return tensor
+    return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta")
+
+
+@contextmanager
+def borrowed(model: torch.nn.Module, substitute: Substitute, *, training: bool, attributes: bool) -> Iterator[None]:
+    """Lend out ``model`` with ``substitute`` in place of each of its tensors.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        In the block it is in training mode if ``training`` is set, else in evaluation mode.
+    substitute : callable
+        Parameters and buffers go through it, shared ones once; those that it returns as they are stay in place.
+    training : bool
+        A model that is in training mode already keeps the modes of its submodules (frozen norms).
+    attributes : bool
+        Whether tensors that are plain attributes go through it too.
+
+    Notes
+    -----
+    Afterwards every module has the attributes, parameters, buffers, hooks and submodules that it had before, whatever
+    the forward did to them (cached anchors, counters, layers made on the way).
+    """
+    state = [_snapshot(module) for module in model.modules()]
+    known: dict[int, torch.Tensor] = {}
+    try:
+        if not training:
+            model.eval()
+        elif not model.training:
+            model.train()
+        for module in list(model.modules()):
+            _substitute_in(module, substitute, known, attributes)
+        yield
+    finally:
+        for module, attributes_before, containers in state:
+            _restore(module, attributes_before, containers)
+
+
+def _snapshot(module: torch.nn.Module) -> tuple[torch.nn.Module, dict[str, Any], list[tuple[Any, Any]]]:
+    attributes = dict(module.__dict__)
+    containers = [(value, value.copy()) for value in attributes.values() if isinstance(value, (dict, list, set))]
+    return module, attributes, containers
+
+
+def _restore(module: torch.nn.Module, attributes: dict[str, Any], containers: list[tuple[Any, Any]]) -> None:
+    module.__dict__.clear()
+    module.__dict__.update(attributes)
+    for container, before in containers:
+        if isinstance(container, list):
+            container[:] = before
+        else:
+            container.clear()
+            container.update(before)
+
+
+def _substitute_in(
+    module: torch.nn.Module, substitute: Substitute, known: dict[int, torch.Tensor], attributes: bool
+) -> None:
+    for name, parameter in module._parameters.items():
+        if parameter is not None and id(parameter) not in known:
+            other = substitute(parameter.data if parameter.device.type != "meta" else parameter)
+            if other is not parameter and not isinstance(other, torch.nn.Parameter):
+                other = torch.nn.Parameter(other, requires_grad=parameter.requires_grad)
+            known[id(parameter)] = other
+        if parameter is not None:
+            module._parameters[name] = known[id(parameter)]
+    tables = [module._buffers, module.__dict__] if attributes else [module._buffers]
+    for table in tables:
+        for name, tensor in table.items():
+            if isinstance(tensor, torch.Tensor):
+                if id(tensor) not in known:
+                    known[id(tensor)] = substitute(tensor)
+                table[name] = known[id(tensor)]

@@ -1,0 +1,213 @@
+"""Run the forward where it costs nothing, and say so where that takes more than one attempt."""
+
+from __future__ import annotations
+
+import gc
+import inspect
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any, Literal
+
+import torch
+from torch._subclasses.fake_tensor import (
+    DataDependentOutputException,
+    DynamicOutputShapeException,
+    FakeTensorMode,
+)
+
+from skipgraph.capture.opaque import evaluate
+from skipgraph.capture.program import Program
+from skipgraph.capture.recorder import Recorder
+from skipgraph.capture.substitution import borrowed, to_meta
+from skipgraph.capture.trees import map_tensors, named_tensors, tensors
+from skipgraph.errors import CaptureError
+
+_MOST_OPAQUE = 8
+
+Inputs = tuple[tuple[Any, ...], dict[str, Any]]
+
+
+def capture(
+    model: torch.nn.Module,
+    args: tuple[Any, ...] = (),
+    kwargs: dict[str, Any] | None = None,
+    *,
+    train: bool = False,
+) -> Program:
+    """Run one forward of ``model`` without data and record it.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        On any device; it is the same afterwards, and none of its data is read.
+    args, kwargs : tuple, dict
+        Example inputs: tensors on any device, in lists, tuples and dicts to any depth. Only their shapes, strides and
+        dtypes count.
+    train : bool
+        Record the forward of training: training mode, gradients on, with what autograd saves.
+
+    Returns
+    -------
+    Program
+        ``method`` says what the forward ran on. Meta tensors come first; a model that reads values in its forward is
+        run on fake CPU tensors, which know constants; a module that cannot be run on those either becomes an opaque
+        leaf. Each step down stands in ``warnings``.
+
+    Raises
+    ------
+    CaptureError
+        If the forward raises in every way of running it. The message quotes the model's own words.
+    """
+    inputs = (tuple(args), dict(kwargs or {}))
+    try:
+        program = _on_meta(model, inputs, train)
+    except Exception as error:
+        reason = _words(error)
+    else:
+        if not program.autocast:
+            return program
+        reason = "autocast chooses its dtypes by device"
+    return _on_fake(model, inputs, train, reason)
+
+
+def _on_meta(model: torch.nn.Module, inputs: Inputs, train: bool) -> Program:
+    program = Program(model, method="meta", training=train)
+    with borrowed(model, to_meta, training=train, attributes=True):
+        _forward(Recorder(program), map_tensors(to_meta, inputs), train)
+    return program
+
+
+def _on_fake(model: torch.nn.Module, inputs: Inputs, train: bool, reason: str) -> Program:
+    opaque: dict[str, str] = {}
+    while True:
+        program = Program(model, method="fake", training=train, opaque=list(opaque.items()))
+        program.warnings.append(f"meta tensors did not do ({reason}): traced on fake CPU tensors, which takes longer")
+        recorder = Recorder(program)
+        try:
+            _fake_forward(recorder, inputs, train, opaque)
+        except Exception as error:
+            failed = recorder.failed.path if recorder.failed else ""
+            if not _is_data_dependent(error) or not failed or failed in opaque or len(opaque) >= _MOST_OPAQUE:
+                return _exported(model, inputs, train, error, failed)
+            opaque[failed] = _words(error)
+            continue
+        program.warnings += [f"{path} is an opaque leaf: its forward depends on data ({why})" for path, why in opaque.items()]
+        return program
+
+
+def _fake_forward(recorder: Recorder, inputs: Inputs, train: bool, opaque: dict[str, str]) -> None:
+    fake = FakeTensorMode(allow_non_fake_inputs=True)
+
+    def to_fake(tensor: torch.Tensor) -> torch.Tensor:
+        if tensor.device.type != "meta":
+            return fake.from_tensor(tensor, static_shapes=True)
+        with fake:
+            return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="cpu")
+
+    recorder.opaque = {path: lambda *call: evaluate(*call, fake) for path in opaque}
+    with borrowed(recorder.program.model, to_fake, training=train, attributes=False):
+        fake_inputs = map_tensors(to_fake, inputs)
+        with fake:
+            _forward(recorder, fake_inputs, train)
+
+
+def _exported(model: torch.nn.Module, inputs: Inputs, train: bool, error: Exception, failed: str) -> Program:
+    """The last resort, for analysis alone: let torch.export find a graph, and watch that run."""
+    try:
+        if train or not _is_data_dependent(error):
+            raise error
+        with borrowed(model, to_meta, training=False, attributes=True):
+            exported = torch.export.export(model, *map_tensors(to_meta, inputs), strict=False).module()
+        program = Program(exported, method="export")
+        with borrowed(exported, to_meta, training=exported.training, attributes=True):
+            _forward(Recorder(program), map_tensors(to_meta, inputs), train)
+    except Exception:
+        raise _capture_error(model, inputs, error, failed) from error
+    program.warnings.append(
+        f"the forward depends on data ({_words(error)}): the graph is torch.export's, good for analysis alone"
+    )
+    return program
+
+
+def _forward(recorder: Recorder, inputs: Inputs, train: bool) -> None:
+    program = recorder.program
+    args, kwargs = inputs
+    recorder.learn_names()
+    for name, tensor in named_tensors(_by_name(program.model, args, kwargs)):
+        program.inputs.append(recorder.value_of(tensor, "input", name))
+    fast_path = torch.backends.mha.get_fastpath_enabled()
+    with ExitStack() as stack:
+        stack.enter_context(_no_collection())
+        stack.enter_context(torch.set_grad_enabled(train))
+        if train:
+            program.saved = []
+            stack.enter_context(torch.autograd.graph.saved_tensors_hooks(recorder.save, lambda tensor: tensor))
+        # The fused encoder layer shows no sum.
+        torch.backends.mha.set_fastpath_enabled(False)
+        stack.callback(torch.backends.mha.set_fastpath_enabled, fast_path)
+        with recorder.watch():
+            result = program.model(*args, **kwargs)
+        program.outputs = [recorder.value_of(tensor) for tensor in tensors(result)]
+
+
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """Hold the cyclic garbage collector: thousands of records are made, none of them garbage."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+def _by_name(model: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+    """The inputs by the names of the forward's parameters."""
+    try:
+        bound = inspect.signature(model.forward).bind(*args, **kwargs).arguments
+    except (TypeError, ValueError):
+        return {**{f"input{place}": value for place, value in enumerate(args)}, **kwargs}
+    named: dict[str, Any] = {}
+    for name, value in bound.items():
+        if name in ("args", "kwargs", "inputs") and isinstance(value, (tuple, dict)):
+            pairs = value.items() if isinstance(value, dict) else ((f"{name}.{n}", v) for n, v in enumerate(value))
+            named.update(pairs)
+        else:
+            named[name] = value
+    return named
+
+
+_DATA_DEPENDENT = ("cannot be called on meta tensors", "Cannot copy out of meta", "data-dependent", "data dependent")
+
+
+def _is_data_dependent(error: BaseException) -> bool:
+    return isinstance(error, (DataDependentOutputException, DynamicOutputShapeException)) or any(
+        words in str(error) for words in _DATA_DEPENDENT
+    )
+
+
+def _words(error: BaseException) -> str:
+    """The first line of what an error says."""
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+
+
+def _capture_error(model: torch.nn.Module, inputs: Inputs, error: Exception, failed: str) -> CaptureError:
+    shapes = ", ".join(
+        f"{name} {'x'.join(map(str, tensor.shape)) or 'scalar'} {str(tensor.dtype)[6:]}"
+        for name, tensor in named_tensors(_by_name(model, *inputs))
+    )
+    where = f" in {failed}" if failed else ""
+    if _is_data_dependent(error):
+        return CaptureError(
+            f"{type(model).__name__}'s forward depends on the data{where}: {_words(error)} (inputs: {shapes or 'none'})",
+            "Move the branch on tensor values into a submodule of its own: it then becomes an opaque leaf.",
+        )
+    return CaptureError(
+        f"{type(model).__name__}'s forward raised{where}: {_words(error)} (inputs: {shapes or 'none'})",
+        "Check the inputs: give each one's shape (and dtype) as the forward expects it.",
+    )
+
+
+Method = Literal["meta", "fake", "export"]

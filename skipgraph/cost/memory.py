@@ -1,0 +1,194 @@
+"""Which block of memory is held when, and how much that is at its worst.
+
+Time is counted in *ticks*: one a captured operator, views included, so that nothing is lost. What users see are
+*steps*: operators that are neither views nor inputs, a composite counting once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import accumulate
+
+from skipgraph.capture.program import Program
+from skipgraph.cost.fused import Stretch
+from skipgraph.graph import SkipGraph
+from skipgraph.ops import Facts, Kind, facts_of
+
+_VIEWS = {Kind.VIEW.value, Kind.SLICE.value, Kind.EXPAND.value}
+
+
+@dataclass(slots=True)
+class Memory:
+    """Blocks of memory and when they are held.
+
+    A block is held at every tick from ``born`` to before its end. The four lists are by index of the block.
+
+    Attributes
+    ----------
+    ticks : int
+    nbytes : list of int
+        0 for what is no activation: parameters, buffers, constants, and what a fused kernel never writes down.
+    born : list of int
+        Tick of the operator that allocated it; 0 for inputs.
+    freed : list of int
+        Tick by which an eager run has let go of it.
+    unused : list of int
+        Tick by which it could be freed, being read no more. The caller holds inputs and outputs to the end.
+    workspace : dict
+        Tick -> bytes that the operator's kernel allocates besides its results.
+    step_of : list of int
+        Tick -> step, from 1; a view belongs to the step before it.
+    """
+
+    ticks: int = 0
+    nbytes: list[int] = field(default_factory=list)
+    born: list[int] = field(default_factory=list)
+    freed: list[int] = field(default_factory=list)
+    unused: list[int] = field(default_factory=list)
+    workspace: dict[int, int] = field(default_factory=dict)
+    step_of: list[int] = field(default_factory=list)
+
+    @property
+    def steps(self) -> int:
+        """Number of steps."""
+        return self.step_of[-1] if self.step_of else 0
+
+    def held(self, ends: Sequence[int]) -> list[int]:
+        """Bytes held at each tick, workspaces included, if blocks are held until ``ends`` (`freed` or `unused`)."""
+        change = [0] * (self.ticks + 1)
+        for nbytes, born, end in zip(self.nbytes, self.born, ends, strict=True):
+            if nbytes and born < end:
+                change[born] += nbytes
+                change[end] -= nbytes
+        held = list(accumulate(change))[: self.ticks]
+        for tick, nbytes in self.workspace.items():
+            held[tick] += nbytes
+        return held
+
+    def peak(self, ends: Sequence[int]) -> tuple[int, int]:
+        """The most bytes held at once, and the first tick at which they are; ``(0, 0)`` where nothing runs."""
+        held = self.held(ends)
+        most = max(held, default=0)
+        return most, held.index(most) if held else 0
+
+
+def recorded(program: Program, composites: list[Stretch]) -> Memory:
+    """What capture saw: blocks from their allocation to the moment at which the interpreter let go of them."""
+    operators = program.operators
+    ticks = len(operators)
+    memory = Memory(ticks)
+    for storage in program.storages:
+        activation = storage.origin in ("operator", "input")
+        memory.nbytes.append(storage.nbytes if activation else 0)
+        memory.born.append(max(storage.born, 0))
+        memory.freed.append(ticks if storage.died is None or storage.origin == "input" else storage.died)
+    memory.unused = _last_uses(program, memory)
+    _put_kernels(program, composites, memory)
+    memory.step_of = _steps(program)
+    return memory
+
+
+def _last_uses(program: Program, memory: Memory) -> list[int]:
+    """The tick after the last call that reads each block.
+
+    A call, or a composite, holds its arguments until it returns, and what it makes for itself as long as it was seen
+    to.
+    """
+    operators = program.operators
+    unused = [born + 1 for born in memory.born]
+    end, group = len(operators), None
+    for index in range(len(operators) - 1, -1, -1):
+        operator = operators[index]
+        owner = operator.composite or operator.call
+        if owner is not group:
+            end, group = index + 1, owner
+        for value in operator.inputs:
+            block = value.storage.index
+            if unused[block] < end:
+                unused[block] = end
+    unused = [min(last, freed) for last, freed in zip(unused, memory.freed, strict=True)]
+    for value in (*program.inputs, *program.outputs):
+        unused[value.storage.index] = memory.ticks
+    return unused
+
+
+def _put_kernels(program: Program, composites: list[Stretch], memory: Memory) -> None:
+    """Add the workspaces of kernels, and take away what fused ones never write down."""
+    workspace = memory.workspace
+    rules: dict[str, Facts] = {}
+    for index, operator in enumerate(program.operators):
+        facts = rules.get(operator.name)
+        if facts is None:
+            facts = rules[operator.name] = facts_of(operator.name)
+        if facts.workspace is not None:
+            nbytes = facts.workspace(operator)
+            if nbytes:
+                workspace[index] = nbytes
+    for stretch in composites:
+        if stretch.workspace is None:
+            continue
+        for tick in range(stretch.first, stretch.last + 1):
+            workspace.pop(tick, None)
+            for value in program.operators[tick].outputs:
+                storage = value.storage
+                if storage.born >= stretch.first and memory.freed[storage.index] <= stretch.last + 1:
+                    memory.nbytes[storage.index] = 0
+        workspace[stretch.last] = stretch.workspace
+
+
+def _steps(program: Program) -> list[int]:
+    step_of = []
+    step = 0
+    composite = None
+    for operator in program.operators:
+        if not operator.is_view and (operator.composite is None or operator.composite is not composite):
+            step += 1
+            composite = operator.composite
+        step_of.append(step)
+    return step_of
+
+
+def simulated(graph: SkipGraph, order: list[str], bytes_out: dict[str, int]) -> tuple[Memory, dict[str, int]]:
+    """What would be held if a graph ran node by node, each block freed at its last use.
+
+    Parameters
+    ----------
+    graph : SkipGraph
+        Its nodes' ``kind``, ``op``, ``output`` and, where present, ``is_view`` are read.
+    order : list of str
+        The nodes in order of execution.
+    bytes_out : dict
+        Bytes of each node's result.
+
+    Returns
+    -------
+    tuple
+        The memory, one tick a node, and the block of each node: views share that of their first operand.
+    """
+    memory = Memory(len(order))
+    block_of: dict[str, int] = {}
+    nodes, predecessors = graph.nodes, graph.pred
+    step = 0
+    for tick, node in enumerate(order):
+        attributes = nodes[node]
+        is_input = attributes.get("op") == "input"
+        operands = predecessors[node]
+        view = operands and attributes.get("is_view", attributes.get("kind") in _VIEWS)
+        if view:
+            first = min(operands, key=lambda producer: min(operands[producer]))
+            block_of[node] = block_of[first]
+        else:
+            block_of[node] = len(memory.nbytes)
+            memory.nbytes.append(bytes_out[node])
+            memory.born.append(0 if is_input else tick)
+            memory.unused.append(tick + 1)
+        for producer in operands:
+            memory.unused[block_of[producer]] = tick + 1
+        step += not view and not is_input
+        memory.step_of.append(step)
+    for node in order:  # the caller holds inputs and outputs
+        if nodes[node].get("op") == "input" or nodes[node].get("output"):
+            memory.unused[block_of[node]] = len(order)
+    memory.freed = memory.unused
+    return memory, block_of

@@ -1,0 +1,92 @@
+"""Every error that a user can meet.
+
+::
+
+    SkipgraphError                1  (never raised itself)
+    ├── UsageError                2  wrong usage; an input that cannot be read or is refused; an output that exists
+    │   ├── SourceError              a SPEC that names nothing usable
+    │   ├── InputError               an --input that cannot be read
+    │   ├── WeightsError             weights that cannot be read or do not fit
+    │   └── OutputError              an output that cannot be written, or exists
+    ├── ModelError                3  the model could not be built or run
+    │   ├── BuildError
+    │   └── CaptureError
+    └── MissingDependencyError    7  an optional package is not installed
+
+The number is the exit code of the command line. Every error says what was wrong and where, and carries the remedy.
+"""
+
+from __future__ import annotations
+
+
+class SkipgraphError(Exception):
+    """An error with a remedy.
+
+    Parameters
+    ----------
+    message : str
+        What was wrong, and where.
+    remedy : str
+        What the user can do about it, as an imperative sentence. May be empty.
+    """
+
+    exit_code = 1
+
+    def __init__(self, message: str, remedy: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.remedy = remedy
+
+    def __str__(self) -> str:
+        return f"{self.message}\n{self.remedy}" if self.remedy else self.message
+
+
+class UsageError(SkipgraphError):
+    """Wrong usage, or a file that cannot be read, is refused, or exists."""
+
+    exit_code = 2
+
+
+class SourceError(UsageError):
+    """A SPEC that names no model."""
+
+
+class InputError(UsageError):
+    """An example input that cannot be read."""
+
+
+class WeightsError(UsageError):
+    """Weights that cannot be read or do not fit the model."""
+
+
+class OutputError(UsageError):
+    """An output that cannot be written, or exists already."""
+
+
+class ModelError(SkipgraphError):
+    """The model could not be built or run; its own words are in the message."""
+
+    exit_code = 3
+
+
+class BuildError(ModelError):
+    """The model's constructor raised."""
+
+
+class CaptureError(ModelError):
+    """The model's forward raised, or depends on data.
+
+    Attributes
+    ----------
+    reads_values : bool
+        It asked for the values of tensors that have none. A model that was built without data may have had them, had
+        it been built with.
+    """
+
+    reads_values = False
+
+
+class MissingDependencyError(SkipgraphError):
+    """An optional package is not installed."""
+
+    exit_code = 7

@@ -1,0 +1,65 @@
+"""From a graph to a drawing: the depth is chosen, chains and repetitions are folded, frames are put round modules."""
+
+from __future__ import annotations
+
+from skipgraph.graph import SkipGraph
+from skipgraph.report.drawing import Drawing, Frame
+from skipgraph.report.fold import fold, path_depth
+from skipgraph.report.repeat import fold_repetitions
+
+MOST_BOXES = 60  # a diagram that is still read
+COMFORTABLE_BOXES = 30  # a diagram that fits a page
+MOST_IN_A_FRAME = 0.65  # share of all boxes that one frame may hold and still say something
+
+
+def draw(graph: SkipGraph, *, depth: int | None = None, unfold: bool = False) -> Drawing:
+    """The drawing of ``graph``.
+
+    Parameters
+    ----------
+    graph : SkipGraph
+    depth : int, optional
+        Module depth at which chains are folded. By default the deepest at which a drawing fits a page and shows every
+        skip; failing that, the deepest with at most `MOST_BOXES` boxes; failing that, the one with the fewest.
+    unfold : bool
+        Write every repetition out.
+    """
+    modules: dict[str, str] = graph.graph.get("modules", {})
+    if depth is None:
+        depth = _choose(graph, modules)
+    boxes, arrows, members = fold_repetitions(*fold(graph, depth), modules, unfold=unfold)
+    return Drawing(boxes, arrows, _tidy(members, len(boxes)), depth, modules)
+
+
+def _choose(graph: SkipGraph, modules: dict[str, str]) -> int:
+    deepest = max((path_depth(data["module"]) for _, data in graph.nodes(data=True)), default=0)
+    skips = sum(len(merge.skips) for merge in graph.merges)
+    sizes: dict[int, tuple[int, bool]] = {}
+    for depth in range(-1, deepest + 1):
+        boxes, arrows, _ = fold_repetitions(*fold(graph, depth), modules)
+        complete = sum(len(arrow.skips) for arrow in arrows) == skips
+        sizes[depth] = (len(boxes), complete)
+    for limit, must_be_complete in ((COMFORTABLE_BOXES, True), (MOST_BOXES, False)):
+        fitting = [d for d, (size, complete) in sizes.items() if size <= limit and (complete or not must_be_complete)]
+        if fitting:
+            return max(fitting)
+    return min(sizes, key=lambda d: (sizes[d][0], -d))
+
+
+def _tidy(members: list[Frame | str], total: int) -> list[Frame | str]:
+    """Leave out frames that say nothing: around one box, around most of the drawing, directly around another frame."""
+    tidied: list[Frame | str] = []
+    for member in members:
+        if isinstance(member, str):
+            tidied.append(member)
+            continue
+        member.members = _tidy(member.members, total)
+        size = len(member.boxes())
+        inner = member.members[0]
+        if member.times == 1 and (size == 1 or size > MOST_IN_A_FRAME * total or len(member.members) == 1):
+            tidied += member.members
+        elif len(member.members) == 1 and isinstance(inner, Frame) and inner.times == 1:
+            tidied.append(Frame(member.title, member.module, member.times, inner.members))
+        else:
+            tidied.append(member)
+    return tidied

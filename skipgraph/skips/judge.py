@@ -1,0 +1,362 @@
+"""Is this operand a shortcut from this node? Conditions 1 to 5 and S, La, Lb of section 2 of the design."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+from skipgraph.graph.roles import SAME_RESOLUTION
+from skipgraph.skips.region import Region
+from skipgraph.skips.signal import Signal
+
+
+@dataclass(slots=True)
+class Verdict:
+    """What was found out about one operand and one node that forks off from it."""
+
+    source: int
+    slot: int
+    reason: str = "skip"  # or why it is no shortcut
+    long: bool = False
+    projected: bool = False
+    gated: bool = False
+    bypassed_layers: int = 0
+    coarsest: int = 0  # fewest positions on the main path
+    enclosed: int = 0  # bitmask of merges on the main path
+    leaves_last: int = -1  # the last node by which the main path leaves the source
+    stem: list[int] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class _Paths:
+    """All paths from one node to some slots: nodes in order, with what is known from the source on."""
+
+    nodes: list[int]
+    weight: dict[int, int]  # most layers on one path from the source to here, this node included
+    ends: dict[int, int]  # nodes that feed an end directly -> slots
+
+    def heaviest(self) -> int:
+        return max((self.weight[node] for node in self.ends), default=0)
+
+
+# How far a failed operand came: the furthest reason is the one worth telling.
+_PROGRESS = ("fusion", "slices", "conditioning", "parallel_branches", "product", "linear_branches", "resampled_concat")
+
+
+def furthest(reasons: Iterable[str]) -> str:
+    """The most telling of several reasons why operands are no shortcuts."""
+    return max(reasons, key=_PROGRESS.index, default="fusion")
+
+
+def similar(a: int, b: int) -> bool:
+    """One resolution: equal within a factor of 1.5."""
+    return max(a, b) <= SAME_RESOLUTION * min(a, b)
+
+
+class Judge:
+    """Judges the operands of one merge; ``additive`` maps earlier sums with skips to the sources of these, and
+    ``shortcuts`` earlier concats to the operands that are shortcuts."""
+
+    def __init__(
+        self, signal: Signal, region: Region, additive: dict[int, set[int]], shortcuts: dict[int, set[int]]
+    ) -> None:
+        self.signal = signal
+        self.region = region
+        self.additive = additive
+        self.shortcuts = shortcuts
+        self._excluded: set[int] | None = None
+
+    def judge(self, source: int, slot: int) -> Verdict | None:
+        """The verdict on ``slot`` and ``source``, None if no path leaves the stem's ancestors there."""
+        region, bit = self.region, 1 << slot
+        operand = region.candidate.slots[slot].node
+        leaving = [node for node in region.following[source] if not region.reaches[node] & bit]
+        direct = region.slots_at.get(source, 0) & ~bit
+        if not leaving and not direct:
+            return None
+        if self.signal.positions[source] <= 1 < region.positions:
+            return Verdict(source, slot, "conditioning")
+        if source == operand and region.simple:
+            return self._simple(source, slot)
+        return self._careful(source, slot, leaving, direct)
+
+    def _simple(self, source: int, slot: int) -> Verdict:
+        """An operand that forks off itself, in a region without resampling, slices or sums."""
+        region = self.region
+        verdict = Verdict(source, slot, gated=region.candidate.slots[slot].gated)
+        if region.weight[source] == 0:
+            verdict.reason = "parallel_branches"
+            return verdict
+        verdict.bypassed_layers = region.weight[source]
+        verdict.coarsest = region.coarsest[source]
+        verdict.enclosed = region.merges[source]
+        verdict.leaves_last = region.last_use[source]
+        return verdict
+
+    def _careful(self, source: int, slot: int, leaving: list[int], direct: int) -> Verdict:
+        signal, region = self.signal, self.region
+        bit = 1 << slot
+        verdict = Verdict(source, slot)
+        stem_starts = [node for node in region.following[source] if region.reaches[node] & bit]
+        stem = self._paths(source, stem_starts, bit, bit)
+        ends = self._ends(slot)
+        starts = [node for node in leaving if not self._disjoint(node, stem_starts, source, slot)]
+        main = self._paths(source, starts, ends, ends)
+        if not main.ends and not direct & ends:
+            verdict.reason = "slices"
+            return verdict
+        stem_weight, main_weight = stem.heaviest(), main.heaviest()
+        if stem_weight >= main_weight:
+            verdict.reason = "parallel_branches"
+            return verdict
+        if any(signal.product[node] for node in stem.nodes):
+            verdict.reason = "product"
+            return verdict
+        short = self._short(stem, main, stem_weight)
+        verdict.long = self._round_trip(source, stem, main, stem_weight) or self._nested(
+            source, stem, main, stem_weight, main_weight
+        )
+        if short is not None and not verdict.long:
+            verdict.reason = short
+            return verdict
+        self._describe(verdict, stem, main)
+        return verdict
+
+    def _describe(self, verdict: Verdict, stem: _Paths, main: _Paths) -> None:
+        """Fill in what a shortcut is like and what it bypasses."""
+        signal, region = self.signal, self.region
+        slot = region.candidate.slots[verdict.slot]
+        verdict.stem = stem.nodes
+        verdict.projected = any(signal.projects[node] for node in stem.nodes)
+        verdict.gated = slot.gated or any(signal.gated[node] for node in stem.nodes)
+        verdict.bypassed_layers = main.heaviest()
+        verdict.coarsest = min((signal.positions[n] for n in main.nodes if signal.names[n]), default=region.positions)
+        for node in main.nodes:
+            if node in signal.candidates:
+                verdict.enclosed |= region.bit_of(node)
+        inside = set(main.nodes)
+        uses = [
+            node if signal.names[node] else region.last_use[node]
+            for node in region.following[verdict.source]
+            if node in inside
+        ]
+        verdict.leaves_last = max(uses, default=-1)
+
+    # -- paths -------------------------------------------------------------------------------------------------------
+
+    def _paths(self, source: int, starts: list[int], through: int, ends: int) -> _Paths:
+        """All paths that begin at ``starts`` and stay on nodes that reach a slot in ``through``."""
+        region = self.region
+        if not starts and region.slots_at.get(source, 0) & ends:
+            return _Paths([], {source: 0}, {source: ends})
+        reaches = region.reaches
+        return self._walk([node for node in starts if reaches[node] & through], lambda n: reaches[n] & through, ends)
+
+    def _walk(self, starts: list[int], on_path: Callable[[int], object], ends: int) -> _Paths:
+        """Everything behind ``starts`` that is ``on_path``, with weights."""
+        region, signal = self.region, self.signal
+        seen = set(starts)
+        stack = list(seen)
+        while stack:
+            for after in region.following[stack.pop()]:
+                if after not in seen and on_path(after):
+                    seen.add(after)
+                    stack.append(after)
+        order = sorted(seen)
+        weight: dict[int, int] = {}
+        found: dict[int, int] = {}
+        for node in order:
+            before = [weight[pred] for pred in signal.preds[node] if pred in weight]
+            weight[node] = max(before, default=0) + signal.layer[node]
+            if hit := region.slots_at.get(node, 0) & ends:
+                found[node] = hit
+        return _Paths(order, weight, found)
+
+    def _ends(self, slot: int) -> int:
+        """The slots where a main path may end: all but this one and, in a concat, those that read a slice of a tensor
+        of which this one reads only other slices (split and rejoined)."""
+        region = self.region
+        ends = region.all_slots & ~(1 << slot)
+        if region.candidate.concat:
+            for pieces, whole in region.sliced().values():
+                if whole >> slot & 1 or not any(reached >> slot & 1 for _, reached in pieces):
+                    continue
+                mine = [part for part, reached in pieces if reached >> slot & 1]
+                for part, reached in pieces:
+                    if not reached >> slot & 1 and all(_apart(part, own) for own in mine):
+                        ends &= ~reached
+        return ends
+
+    def _disjoint(self, start: int, stem_starts: list[int], source: int, slot: int) -> bool:
+        """Whether a main path starts with a slice of the source disjoint from all that the stem starts with."""
+        part = self.signal.slices[start]
+        if part is None or source == self.region.candidate.slots[slot].node:
+            return False
+        others = [self.signal.slices[node] for node in stem_starts]
+        return bool(others) and all(other is not None and _apart(part, other) for other in others)
+
+    # -- S, La, Lb ---------------------------------------------------------------------------------------------------
+
+    def _short(self, stem: _Paths, main: _Paths, stem_weight: int) -> str | None:
+        """None if S holds, else why not."""
+        signal = self.signal
+        behind_layer: set[int] = set()
+        for node in stem.nodes:
+            after = any(pred in behind_layer for pred in signal.preds[node])
+            if signal.nonlinear[node] and (after or signal.layer[node]):
+                return "parallel_branches"
+            if after or signal.layer[node]:
+                behind_layer.add(node)
+        if stem_weight and not any(signal.nonlinear[node] for node in main.nodes):
+            return "linear_branches"
+        if self.region.candidate.concat and not stem_weight and any(signal.projects[node] for node in stem.nodes):
+            return "resampled_concat"
+        return None
+
+    def _round_trip(self, source: int, stem: _Paths, main: _Paths, stem_weight: int) -> bool:
+        """La: the main path goes to another resolution and comes back."""
+        signal, region = self.signal, self.region
+        at_source, at_merge = signal.positions[source], region.positions
+        low, high = min(at_source, at_merge), max(at_source, at_merge)
+        returns = [node for node in main.nodes if self._returns(node, low, high)]
+        if not returns:
+            return False
+        ahead = self._ahead(main)
+        through = max(main.weight[node] + ahead[node] for node in returns)
+        if 2 * stem_weight > through:
+            return False
+        return self._plain_stem(source, stem, low, high)
+
+    def _returns(self, node: int, low: int, high: int) -> bool:
+        """An upsampling from below both ends, or a downsampling from above both."""
+        signal = self.signal
+        if not signal.resamples[node] or not signal.preds[node]:
+            return False
+        before, after = signal.positions[signal.preds[node][0]], signal.positions[node]
+        if after > before:
+            return before * SAME_RESOLUTION < low
+        return before > high * SAME_RESOLUTION
+
+    def _ahead(self, paths: _Paths) -> dict[int, int]:
+        """Most layers on one path from behind a node to an end."""
+        region, signal = self.region, self.signal
+        ahead: dict[int, int] = {}
+        inside = paths.weight
+        for node in reversed(paths.nodes):
+            ahead[node] = max(
+                (ahead[after] + signal.layer[after] for after in region.following[node] if after in inside), default=0
+            )
+        return ahead
+
+    def _plain_stem(self, source: int, stem: _Paths, low: int, high: int) -> bool:
+        """The stem is entered only through the source, and resamples within the range of the two ends."""
+        signal = self.signal
+        inside = {source, *stem.nodes}
+        for node in stem.nodes:
+            if any(pred not in inside for pred in signal.preds[node]):
+                return False
+            if signal.resamples[node]:
+                at = signal.positions[node]
+                if at * SAME_RESOLUTION < low or at > high * SAME_RESOLUTION:
+                    return False
+        return True
+
+    def through_concat(self, slot: int) -> Verdict | None:
+        """La in nested U-Nets: the operand is a chain behind an earlier concat, a shortcut operand of which takes the
+        round trip to another operand of this merge.
+
+        The chain alone is the stem here: the earlier concat's own round trip belongs to neither path.
+        """
+        signal, region = self.signal, self.region
+        stem = self._chain_to_concat(slot)
+        if not stem:
+            return None
+        inside = {node: sum(signal.layer[n] for n in stem[: place + 1]) for place, node in enumerate(stem)}
+        for source in sorted(self.shortcuts.get(stem[0], ()), reverse=True):
+            if source not in region.reaches or not similar(signal.positions[source], region.positions):
+                continue
+            main = self._around(source, set(stem), self._ends(slot))
+            verdict = self._judged_chain(source, slot, _Paths(stem, inside, {stem[-1]: 1}), main)
+            if verdict is not None:
+                return verdict
+        return None
+
+    def _chain_to_concat(self, slot: int) -> list[int]:
+        """The nodes from the nearest concat with shortcuts to an operand, in order; empty if there is no such chain."""
+        node = self.region.candidate.slots[slot].node
+        chain = [node]
+        while node not in self.shortcuts:
+            if len(self.signal.preds[node]) != 1:
+                return []
+            node = self.signal.preds[node][0]
+            chain.append(node)
+        return chain[::-1]
+
+    def _around(self, source: int, stem: set[int], ends: int) -> _Paths:
+        """All paths from ``source`` to ``ends`` that touch no node of ``stem``."""
+        region = self.region
+        kept: set[int] = set()
+        for node in sorted(region.reaches, reverse=True):
+            if node > source and node not in stem:
+                onwards = any(after in kept for after in region.following[node])
+                if onwards or region.slots_at.get(node, 0) & ends:
+                    kept.add(node)
+        starts = [node for node in region.following[source] if node in kept]
+        return self._walk(starts, kept.__contains__, ends)
+
+    def _judged_chain(self, source: int, slot: int, stem: _Paths, main: _Paths) -> Verdict | None:
+        signal, region = self.signal, self.region
+        stem_weight = stem.heaviest()
+        if not main.nodes or stem_weight >= main.heaviest() or any(signal.product[node] for node in stem.nodes):
+            return None
+        at_merge = region.positions
+        returns = [node for node in main.nodes if self._returns(node, at_merge, at_merge)]
+        ahead = self._ahead(main)
+        if not returns or 2 * stem_weight > max(main.weight[node] + ahead[node] for node in returns):
+            return None
+        verdict = Verdict(source, slot, long=True)
+        self._describe(verdict, stem, main)
+        return verdict
+
+    def _nested(self, source: int, stem: _Paths, main: _Paths, stem_weight: int, main_weight: int) -> bool:
+        """Lb: two additive skips in series on the main path."""
+        signal, region = self.signal, self.region
+        linear = not any(signal.nonlinear[node] for node in stem.nodes)
+        if not linear and (2 * stem_weight > main_weight or similar(signal.positions[source], region.positions)):
+            return False
+        inside = {source, *main.nodes}
+        excluded = self._fed_sums()
+        series: dict[int, int] = {}
+        for node in main.nodes:
+            count = max((series.get(pred, 0) for pred in signal.preds[node]), default=0)
+            if node not in excluded and self.additive.get(node, _NOTHING) & inside:
+                count += 1
+                if count == 2:
+                    return True
+            series[node] = count
+        return False
+
+    def _fed_sums(self) -> set[int]:
+        """Sums that are, up to non-layer operators, operands of the merge and feed another operand too."""
+        if self._excluded is None:
+            signal, region = self.signal, self.region
+            self._excluded = set()
+            for place, slot in enumerate(region.candidate.slots):
+                node = slot.node
+                while node in region.reaches:
+                    if node in self.additive:
+                        if region.reaches[node] & ~(1 << place):
+                            self._excluded.add(node)
+                        break
+                    if signal.layer[node] or len(signal.preds[node]) != 1:
+                        break
+                    node = signal.preds[node][0]
+        return self._excluded
+
+
+_NOTHING: frozenset[int] = frozenset()
+
+
+def _apart(a: tuple[int, int, int], b: tuple[int, int, int]) -> bool:
+    """Whether two slices (axis, start, stop) share no element."""
+    return a[0] == b[0] and (a[2] <= b[1] or b[2] <= a[1])

@@ -1,0 +1,139 @@
+"""Which operators are one merge together, and what its operands are."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from skipgraph.ops import Kind
+from skipgraph.skips.gates import Products
+
+_SUMS = (Kind.SUM, Kind.DIFFERENCE)
+
+
+@dataclass(slots=True)
+class Slot:
+    """One operand of a merge.
+
+    ``gated``: a gate multiplies it inside the merge (x + g·(h − x) is g·h + (1 − g)·x). ``barred``: it may be no
+    shortcut (the subtrahend of a difference).
+    """
+
+    node: int
+    source: str
+    gated: bool = False
+    barred: bool = False
+
+
+class Merging:
+    """Finds the merges: sums and concats of two or more, stacks that are summed, merges of merges.
+
+    Attributes
+    ----------
+    slots : dict
+        Merge node -> its slots.
+    parts : dict
+        Merge node -> the nodes that it was put together from.
+    absorbed : set
+        Nodes that became part of a merge behind them.
+    """
+
+    def __init__(self, products: Products) -> None:
+        self._products = products
+        self._nodes = products.graph.nodes
+        self._consumers = products.consumers()
+        self.slots: dict[str, list[Slot]] = {}
+        self.parts: dict[str, list[str]] = {}
+        self.absorbed: set[str] = set()
+        for name in products.order:
+            if products.live[name]:
+                self._read(name)
+
+    def _read(self, name: str) -> None:
+        products = self._products
+        kind = products.kinds[name]
+        if kind in _SUMS and len(products.operands[name]) > 1:
+            slots = self._interpolation(name) or self._sum_slots(name, kind)
+        elif kind is Kind.CONCAT and len(products.operands[name]) > 1:
+            slots = [Slot(-1, source) for source in products.operands[name]]
+        elif kind is Kind.REDUCE and self._nodes[name]["op"] in ("sum", "mean"):
+            slots = self._stacked(name)
+        else:
+            return
+        if slots:
+            self.parts[name] = [name]
+            self.slots[name] = self._flattened(name, slots)
+
+    def _sum_slots(self, name: str, kind: Kind) -> list[Slot]:
+        products = self._products
+        subtrahend = -1
+        if kind is Kind.DIFFERENCE:
+            subtrahend = 0 if self._nodes[name]["op"] == "rsub" else 1
+        return [
+            Slot(-1, source, barred=place == subtrahend)
+            for place, source in zip(products.places[name], products.operands[name], strict=True)
+        ]
+
+    def _flattened(self, name: str, slots: list[Slot]) -> list[Slot]:
+        """Put in the slots of every operand that is a merge of the same kind and feeds this one alone."""
+        result: list[Slot] = []
+        for slot in slots:
+            inner = self.slots.get(slot.source)
+            if inner is None or self._consumers[slot.source] != [name] or not self._same_kind(slot.source, name):
+                result.append(slot)
+                continue
+            self.absorbed.add(slot.source)
+            self.parts[name] = self.parts.pop(slot.source) + self.parts[name]
+            result += [
+                Slot(-1, other.source, other.gated or slot.gated, other.barred or slot.barred)
+                for other in self.slots.pop(slot.source)
+            ]
+        return result
+
+    def _same_kind(self, a: str, b: str) -> bool:
+        kinds = [self._products.kinds[name] for name in (a, b)]
+        if Kind.CONCAT in kinds:
+            return kinds[0] is kinds[1] and self._nodes[a]["axis_role"] == self._nodes[b]["axis_role"] == "feature"
+        return True
+
+    def _sole_operand(self, name: str, kind: Kind) -> str | None:
+        """The only operand of ``name``, if that is of ``kind`` and feeds ``name`` alone."""
+        sources = self._products.operands[name]
+        if len(sources) == 1 and self._products.kinds[sources[0]] is kind and self._consumers[sources[0]] == [name]:
+            return sources[0]
+        return None
+
+    def _interpolation(self, name: str) -> list[Slot] | None:
+        """x + g·(h − x) = g·h + (1 − g)·x: two gated operands."""
+        products = self._products
+        for place, gated in enumerate(products.operands[name]):
+            if gated not in products.gated or self._consumers[gated] != [name] or len(products.operands[name]) != 2:
+                continue
+            difference = self._sole_operand(gated, Kind.DIFFERENCE)
+            if difference is None or len(products.operands[difference]) != 2:
+                continue
+            minuend, subtrahend = products.operands[difference]
+            if subtrahend == products.operands[name][1 - place]:
+                self.absorbed |= {gated, difference}
+                return [Slot(-1, minuend, gated=True), Slot(-1, subtrahend, gated=True)]
+        return None
+
+    def _stacked(self, name: str) -> list[Slot] | None:
+        """Tensors stacked and summed over the new axis, gated or scaled on the way or not."""
+        products = self._products
+        path = [name]
+        gated = False
+        while len(path) < 6:
+            sources = products.operands[path[-1]]
+            if len(sources) != 1 or set(self._consumers[sources[0]]) != {path[-1]}:
+                return None
+            source = sources[0]
+            if products.kinds[source] is Kind.STACK:
+                if self._nodes[source]["axis"] != self._nodes[name]["axis"] or len(products.operands[source]) < 2:
+                    return None
+                self.absorbed |= {source, *path[1:]}
+                return [Slot(-1, operand, gated=gated) for operand in products.operands[source]]
+            if products.kinds[source] is not Kind.LINEAR_MAP:
+                return None
+            gated = gated or source in products.gated
+            path.append(source)
+        return None

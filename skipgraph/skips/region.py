@@ -1,0 +1,137 @@
+"""The region between a merge and its farthest fork, swept once from the merge backwards."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable
+
+from skipgraph.skips.signal import Candidate, Signal
+
+
+class Region:
+    """What a sweep has seen of the ancestors of one merge.
+
+    The sweep pops nodes in reverse order of execution, so that whatever it knows of a popped node is final: all paths
+    from there to the merge have been walked. It ends as soon as no open node can fork off to an operand that still
+    looks for its source; for a residual block that is the block, however long the network before it.
+
+    Attributes
+    ----------
+    reaches : dict
+        Node -> bitmask of the slots of the merge that it reaches.
+    following : dict
+        Node -> the nodes of the region that read it, latest first.
+    slots_at : dict
+        Node -> bitmask of the slots that it feeds directly.
+    weight : dict
+        Node -> most layer operators behind it on one path to a slot.
+    coarsest : dict
+        Node -> fewest positions behind it on any path to a slot.
+    merges : dict
+        Node -> bitmask of the merges behind it, by number counted back from ``base``.
+    last_use : dict
+        Node -> the last node of the region that reads it, bundles seen through.
+    """
+
+    def __init__(self, signal: Signal, candidate: Candidate, ordinal: dict[int, int]) -> None:
+        self.signal = signal
+        self.candidate = candidate
+        self.positions = signal.positions[candidate.node]
+        self.reaches: dict[int, int] = {}
+        self.following: dict[int, list[int]] = {}
+        self.slots_at: dict[int, int] = {}
+        self.weight: dict[int, int] = {}
+        self.coarsest: dict[int, int] = {}
+        self.merges: dict[int, int] = {}
+        self.last_use: dict[int, int] = {}
+        self.simple = True  # no resampling, slice or sum has been met: paths need no second look
+        self.base = ordinal[candidate.node]
+        self._ordinal = ordinal
+        self._open: list[int] = []
+        self.all_slots = 0
+        for place, slot in enumerate(candidate.slots):
+            if self.positions > 1 and signal.conditioning[slot.node]:
+                continue  # it conditions, it bypasses nothing, and neither does anything before it
+            self.all_slots |= 1 << place
+            self._reach(slot.node, 1 << place)
+            self.slots_at[slot.node] = self.slots_at.get(slot.node, 0) | 1 << place
+
+    def _reach(self, node: int, slots: int) -> None:
+        known = self.reaches.get(node)
+        if known is None:
+            self.reaches[node] = slots
+            self.following[node] = []
+            self.weight[node] = 0
+            self.coarsest[node] = self.positions
+            self.merges[node] = 0
+            self.last_use[node] = -1
+            heapq.heappush(self._open, -node)
+        elif known | slots != known:
+            self.reaches[node] = known | slots
+
+    def sweep(self, visit: Callable[[int], int]) -> None:
+        """Pop nodes until nothing is left to find; ``visit(node)`` judges a popped node and returns the slots that
+        still look for their source."""
+        wanted = self.all_slots
+        witness = -1
+        while self._open and wanted:
+            if witness < 0 or -self._open[0] == witness or not self._forks(witness, wanted):
+                witness = next((-entry for entry in self._open if self._forks(-entry, wanted)), -1)
+                if witness < 0:
+                    break
+            node = -heapq.heappop(self._open)
+            if node == witness:
+                witness = -1
+            wanted = visit(node)
+            self._pass_on(node)
+        while self._open and wanted:
+            wanted = visit(-heapq.heappop(self._open))
+
+    def bit_of(self, merge: int) -> int:
+        """The bit that stands for ``merge`` in the masks of `merges`."""
+        return 1 << (self.base - self._ordinal[merge])
+
+    def sliced(self) -> dict[int, tuple[list[tuple[tuple[int, int, int], int]], int]]:
+        """Tensor -> its slices with the slots that these reach, and the slots reached from the whole of it."""
+        found: dict[int, tuple[list[tuple[tuple[int, int, int], int]], int]] = {}
+        for node in self.reaches:
+            after = self.following[node]
+            parts = [(part, self.reaches[n]) for n in after if (part := self.signal.slices[n]) is not None]
+            if parts:
+                whole = self.slots_at.get(node, 0)
+                for n in after:
+                    if self.signal.slices[n] is None:
+                        whole |= self.reaches[n]
+                found[node] = (parts, whole)
+        return found
+
+    def _forks(self, node: int, wanted: int) -> bool:
+        """Whether ``node`` or its ancestors may yet turn out to fork off from a wanted slot."""
+        return bool(wanted & ~self.reaches[node])
+
+    def _pass_on(self, node: int) -> None:
+        signal = self.signal
+        slots = self.reaches[node]
+        is_merge = node in signal.candidates
+        weight = self.weight[node] + signal.layer[node]
+        coarsest = min(self.coarsest[node], signal.positions[node]) if signal.names[node] else self.coarsest[node]
+        merges = self.merges[node]
+        if is_merge:
+            merges |= self.bit_of(node)
+        if signal.resamples[node] or signal.slices[node] is not None or (
+            is_merge and not signal.candidates[node].concat
+        ):
+            self.simple = False
+        use = node if signal.names[node] else self.last_use[node]
+        for pred in signal.preds[node]:
+            if self.positions > 1 and signal.conditioning[pred]:
+                continue
+            self._reach(pred, slots)
+            self.following[pred].append(node)
+            if weight > self.weight[pred]:
+                self.weight[pred] = weight
+            if coarsest < self.coarsest[pred]:
+                self.coarsest[pred] = coarsest
+            self.merges[pred] |= merges
+            if use > self.last_use[pred]:
+                self.last_use[pred] = use

@@ -1,0 +1,125 @@
+"""The graph that skips are looked for in: integers for nodes, gate edges dropped, merges of one kind put together."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from skipgraph.graph.types import Gate, SkipGraph
+from skipgraph.ops import Kind
+from skipgraph.skips.gates import Products
+from skipgraph.skips.merging import Merging, Slot
+
+_BUNDLED = 3  # operands from which on a shared beginning is worth a bundle
+
+
+@dataclass(slots=True)
+class Candidate:
+    """A merge before it is known whether it is a skip.
+
+    ``nodes`` names the merge nodes that were put together, ``slots`` the operands of them all.
+    """
+
+    node: int
+    concat: bool
+    feature: bool  # a concat along another axis is reported and is none
+    axis: int | None
+    slots: list[Slot]
+    nodes: tuple[str, ...]
+
+
+@dataclass(slots=True)
+class Signal:
+    """Live nodes in order of execution, as parallel lists.
+
+    ``preds`` holds data operands without gate edges. Operand lists that begin alike share *bundles*, nodes without a
+    name that stand for "these operands so far": a dense block of L layers then has some L edges where it had L²/2, on
+    the same paths.
+    """
+
+    names: list[str] = field(default_factory=list)
+    preds: list[list[int]] = field(default_factory=list)
+    layer: list[bool] = field(default_factory=list)
+    nonlinear: list[bool] = field(default_factory=list)
+    product: list[bool] = field(default_factory=list)  # of two activations
+    gated: list[bool] = field(default_factory=list)
+    projects: list[bool] = field(default_factory=list)  # convolves, multiplies by a matrix, pools or resamples
+    resamples: list[bool] = field(default_factory=list)
+    positions: list[int] = field(default_factory=list)
+    conditioning: list[bool] = field(default_factory=list)  # it and all its ancestors have one position
+    slices: list[tuple[int, int, int] | None] = field(default_factory=list)  # axis, start, stop
+    candidates: dict[int, Candidate] = field(default_factory=dict)
+    gates: list[Gate] = field(default_factory=list)
+
+    def add(self, name: str, preds: list[int], positions: int) -> int:
+        """Append a node that does nothing to its operands."""
+        self.names.append(name)
+        self.preds.append(preds)
+        self.positions.append(positions)
+        self.conditioning.append(positions <= 1 and all(self.conditioning[pred] for pred in preds))
+        for flags in (self.layer, self.nonlinear, self.product, self.gated, self.projects, self.resamples):
+            flags.append(False)
+        self.slices.append(None)
+        return len(self.names) - 1
+
+
+def read_signal(graph: SkipGraph) -> Signal:
+    """Reduce ``graph`` to what section 2 of the design looks at."""
+    products = Products(graph)
+    merging = Merging(products)
+    signal = Signal(gates=products.gates)
+    place: dict[str, int] = {}
+    bundles: dict[tuple[int, int], int] = {}
+    for name in products.order:
+        if not products.live[name] or name in merging.absorbed:
+            continue
+        slots = merging.slots.get(name)
+        if slots is None:
+            index = signal.add(name, [place[source] for source in products.operands[name]], 1)
+        else:
+            numbered = [Slot(place[slot.source], slot.source, slot.gated, slot.barred) for slot in slots]
+            preds = _bundled(signal, [slot.node for slot in numbered], bundles)
+            index = signal.add(name, preds, 1)
+            attributes = graph.nodes[name]
+            concat = attributes["kind"] == Kind.CONCAT
+            signal.candidates[index] = Candidate(
+                index,
+                concat,
+                not concat or attributes["axis_role"] == "feature",
+                attributes["axis"] if concat else None,
+                numbered,
+                tuple(merging.parts[name]),
+            )
+        place[name] = index
+        _describe(signal, index, graph.nodes[name], products.kinds[name], name in products.gated)
+    return signal
+
+
+def _describe(signal: Signal, index: int, attributes: dict, kind: Kind, gated: bool) -> None:
+    positions = attributes["positions"]
+    signal.positions[index] = positions
+    signal.conditioning[index] = positions <= 1 and all(signal.conditioning[pred] for pred in signal.preds[index])
+    signal.layer[index] = attributes["layer"]
+    disguised = kind.value != attributes["kind"]
+    signal.nonlinear[index] = kind in (Kind.ACTIVATION, Kind.ATTENTION) if disguised else attributes["nonlinear"]
+    signal.product[index] = kind in (Kind.PRODUCT, Kind.MATMUL, Kind.SAMPLE) and len(signal.preds[index]) > 1
+    signal.gated[index] = gated
+    signal.resamples[index] = attributes["resamples"]
+    signal.projects[index] = attributes["layer"] or attributes["resamples"] or kind in (Kind.POOL, Kind.RESAMPLE)
+    part = attributes["slice"]
+    if kind is Kind.SLICE and part is not None:
+        signal.slices[index] = (attributes["axis"], part[0], part[1])
+
+
+def _bundled(signal: Signal, operands: list[int], bundles: dict[tuple[int, int], int]) -> list[int]:
+    """``operands`` with what they share with earlier lists, from the front, replaced by one bundle."""
+    if len(operands) < _BUNDLED:
+        return operands
+    bundle = -1
+    for operand in operands:
+        key = (bundle, operand)
+        following = bundles.get(key)
+        if following is None:
+            preds = [operand] if bundle < 0 else [bundle, operand]
+            following = bundles[key] = signal.add("", preds, signal.positions[operand])
+        bundle = following
+    return [bundle]
