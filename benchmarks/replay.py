@@ -71,8 +71,9 @@ class Replay:
     def _run_operators(self, place: int, operators: list[Operator], tensors: Tensors) -> None:
         inner_last = {value.index: at for at, operator in enumerate(operators) for value in operator.inputs}
         for at, operator in enumerate(operators):
-            tensors.update(zip([value.index for value in operator.outputs], self._results(operator, tensors),
-                               strict=True))
+            tensors.update(
+                zip([value.index for value in operator.outputs], self._results(operator, tensors), strict=True)
+            )
             for value in operator.inputs:
                 if inner_last[value.index] == at and self.last[value.index] == place:
                     tensors.pop(value.index, None)
@@ -90,8 +91,9 @@ class Replay:
         schema = operator.overload._schema.arguments
         names = [argument.name for argument in schema[: len(args)]] + list(kwargs)
         writes = {argument.name for argument in schema if argument.alias_info and argument.alias_info.is_write}
-        written = [tensor for name, value in zip(names, given, strict=True) if name in writes
-                   for tensor in _tensors(value)]
+        written = [
+            tensor for name, value in zip(names, given, strict=True) if name in writes for tensor in _tensors(value)
+        ]
         return written + [tensor for tensor in _tensors(result) if not any(tensor is other for other in written)]
 
     def _run_call(self, place: int, operators: list[Operator], tensors: Tensors) -> None:

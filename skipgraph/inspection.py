@@ -119,7 +119,8 @@ def _inspected(
 def inspect_source(source: Source, *, train: bool = False) -> Inspection:
     """`inspect` what `skipgraph.sources.load` has loaded.
 
-    A forward that reads values which a model built without data does not have is run again on one that has them.
+    Where the forward reads values, which a model that was built without data may have had otherwise, it is run again
+    on one that was built with data.
 
     Raises
     ------
@@ -132,13 +133,19 @@ def inspect_source(source: Source, *, train: bool = False) -> Inspection:
 
     try:
         inspection = inspected(source)
+        reason = "; ".join(dict.fromkeys(why for _, why in inspection.opaque))
+        if inspection.method == "export":
+            reason = inspection.warnings[-1]
     except CaptureError as error:
-        if not source.on_meta or not error.reads_values:
+        if not error.reads_values or not source.on_meta:
             raise
+        reason = error.message
+    if reason and source.on_meta:
         source = source.with_data()
         inspection = inspected(source)
-        reason = f"the model was built on the CPU, because its forward reads values: {error.message}"
-        inspection.warnings.insert(0, reason)
+        inspection.warnings.insert(0, f"the model was built on the CPU, because its forward reads values: {reason}")
+    if train and source.fixed_mode:
+        inspection.warnings.insert(0, "an exported program stays in the mode in which it was exported, --train or not")
     inspection.warnings[:0] = source.notes
     return inspection
 

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 Substitute = Callable[[torch.Tensor], torch.Tensor]
 
@@ -16,6 +17,18 @@ def to_meta(tensor: torch.Tensor) -> torch.Tensor:
     if tensor.device.type == "meta":
         return tensor
     return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta")
+
+
+def fake_substitute(fake: FakeTensorMode) -> Substitute:
+    """Makes fake CPU tensors of ``fake``: they know the device, and constants keep their values."""
+
+    def to_fake(tensor: torch.Tensor) -> torch.Tensor:
+        if tensor.device.type != "meta":
+            return fake.from_tensor(tensor, static_shapes=True)
+        with fake:
+            return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="cpu")
+
+    return to_fake
 
 
 @contextmanager

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import gc
 import inspect
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
-from typing import Any, Literal
+from contextlib import ExitStack
+from typing import Any
 
 import torch
 from torch._subclasses.fake_tensor import (
@@ -15,10 +13,11 @@ from torch._subclasses.fake_tensor import (
     FakeTensorMode,
 )
 
+from skipgraph.capture.conditions import undisturbed
 from skipgraph.capture.opaque import evaluate
 from skipgraph.capture.program import Program
 from skipgraph.capture.recorder import Recorder
-from skipgraph.capture.substitution import borrowed, to_meta
+from skipgraph.capture.substitution import borrowed, fake_substitute, to_meta
 from skipgraph.capture.trees import map_tensors, named_tensors, tensors
 from skipgraph.errors import CaptureError
 
@@ -91,19 +90,15 @@ def _on_fake(model: torch.nn.Module, inputs: Inputs, train: bool, reason: str) -
                 return _exported(model, inputs, train, error, failed)
             opaque[failed] = _words(error)
             continue
-        program.warnings += [f"{path} is an opaque leaf: its forward depends on data ({why})" for path, why in opaque.items()]
+        program.warnings += [
+            f"{path} is an opaque leaf: its forward depends on data ({why})" for path, why in opaque.items()
+        ]
         return program
 
 
 def _fake_forward(recorder: Recorder, inputs: Inputs, train: bool, opaque: dict[str, str]) -> None:
     fake = FakeTensorMode(allow_non_fake_inputs=True)
-
-    def to_fake(tensor: torch.Tensor) -> torch.Tensor:
-        if tensor.device.type != "meta":
-            return fake.from_tensor(tensor, static_shapes=True)
-        with fake:
-            return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="cpu")
-
+    to_fake = fake_substitute(fake)
     recorder.opaque = {path: lambda *call: evaluate(*call, fake) for path in opaque}
     with borrowed(recorder.program.model, to_fake, training=train, attributes=False):
         fake_inputs = map_tensors(to_fake, inputs)
@@ -122,7 +117,7 @@ def _exported(model: torch.nn.Module, inputs: Inputs, train: bool, error: Except
         with borrowed(exported, to_meta, training=exported.training, attributes=True):
             _forward(Recorder(program), map_tensors(to_meta, inputs), train)
     except Exception:
-        raise _capture_error(model, inputs, error, failed) from error
+        raise capture_error(model, inputs, error, failed) from error
     program.warnings.append(
         f"the forward depends on data ({_words(error)}): the graph is torch.export's, good for analysis alone"
     )
@@ -133,36 +128,20 @@ def _forward(recorder: Recorder, inputs: Inputs, train: bool) -> None:
     program = recorder.program
     args, kwargs = inputs
     recorder.learn_names()
-    for name, tensor in named_tensors(_by_name(program.model, args, kwargs)):
+    for name, tensor in named_tensors(by_name(program.model, args, kwargs)):
         program.inputs.append(recorder.value_of(tensor, "input", name))
-    fast_path = torch.backends.mha.get_fastpath_enabled()
     with ExitStack() as stack:
-        stack.enter_context(_no_collection())
+        stack.enter_context(undisturbed())
         stack.enter_context(torch.set_grad_enabled(train))
         if train:
             program.saved = []
             stack.enter_context(torch.autograd.graph.saved_tensors_hooks(recorder.save, lambda tensor: tensor))
-        # The fused encoder layer shows no sum.
-        torch.backends.mha.set_fastpath_enabled(False)
-        stack.callback(torch.backends.mha.set_fastpath_enabled, fast_path)
         with recorder.watch():
             result = program.model(*args, **kwargs)
         program.outputs = [recorder.value_of(tensor) for tensor in tensors(result)]
 
 
-@contextmanager
-def _no_collection() -> Iterator[None]:
-    """Hold the cyclic garbage collector: thousands of records are made, none of them garbage."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
-
-
-def _by_name(model: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+def by_name(model: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
     """The inputs by the names of the forward's parameters."""
     try:
         bound = inspect.signature(model.forward).bind(*args, **kwargs).arguments
@@ -193,10 +172,10 @@ def _words(error: BaseException) -> str:
     return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
 
 
-def _capture_error(model: torch.nn.Module, inputs: Inputs, error: Exception, failed: str) -> CaptureError:
+def capture_error(model: torch.nn.Module, inputs: Inputs, error: Exception, failed: str) -> CaptureError:
     shapes = ", ".join(
         f"{name} {'x'.join(map(str, tensor.shape)) or 'scalar'} {str(tensor.dtype)[6:]}"
-        for name, tensor in named_tensors(_by_name(model, *inputs))
+        for name, tensor in named_tensors(by_name(model, *inputs))
     )
     where = f" in {failed}" if failed else ""
     if _is_data_dependent(error):
@@ -208,6 +187,3 @@ def _capture_error(model: torch.nn.Module, inputs: Inputs, error: Exception, fai
         f"{type(model).__name__}'s forward raised{where}: {_words(error)} (inputs: {shapes or 'none'})",
         "Check the inputs: give each one's shape (and dtype) as the forward expects it.",
     )
-
-
-Method = Literal["meta", "fake", "export"]

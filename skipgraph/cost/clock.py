@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
 import torch
 
 from skipgraph.capture.program import Program
 from skipgraph.cost.fused import Stretch
-from skipgraph.cost.memory import Memory, recorded, simulated
+from skipgraph.cost.memory import VIEWS, Memory, recorded, simulated
 from skipgraph.graph import NodeAttributes, SkipGraph
 
 
@@ -41,12 +41,16 @@ class Clock:
 def clock(graph: SkipGraph, program: Program | None, composites: list[Stretch]) -> Clock:
     """Lay out ``graph`` as it was recorded, or without a program as it would run if each block went at its last use.
 
-    Sets the nodes' ``bytes_out`` and ``is_view``.
+    Sets the nodes' ``bytes_out``, ``is_view``, ``block`` and ``workspace_bytes``.
     """
     order = sorted(graph.nodes(data=True), key=lambda item: item[1].get("index", 0))
     for _, attributes in order:
         attributes["bytes_out"] = math.prod(attributes["shape"]) * itemsize(attributes["dtype"])
-    return _unrecorded(graph, order) if program is None else _recorded(order, program, recorded(program, composites))
+    if program is None:
+        return _unrecorded(graph, order)
+    result = _recorded(order, program, recorded(program, composites))
+    _set_workspaces(result)
+    return result
 
 
 def _recorded(order: list[tuple[str, NodeAttributes]], program: Program, memory: Memory) -> Clock:
@@ -57,7 +61,7 @@ def _recorded(order: list[tuple[str, NodeAttributes]], program: Program, memory:
     for node, attributes in order:
         if attributes["op"] == "input":
             result.tick_of[node], result.step_of[node] = -1, 0
-            result.block_of[node] = next(inputs).storage.index
+            result.block_of[node] = attributes["block"] = next(inputs).storage.index
             attributes["is_view"] = False
             continue
         # Pieces of a split and the further steps of a fused operator follow the node that stands for the operator.
@@ -65,9 +69,23 @@ def _recorded(order: list[tuple[str, NodeAttributes]], program: Program, memory:
         operator = operators[tick]
         value = operator.composite.outputs[0] if operator.composite is not None else operator.outputs[0]
         result.tick_of[node], result.step_of[node] = tick, memory.step_of[tick]
-        result.block_of[node] = value.storage.index
+        result.block_of[node] = attributes["block"] = value.storage.index
         attributes["is_view"] = operator.is_view and operator.composite is None
     return result
+
+
+def _set_workspaces(laid_out: Clock) -> None:
+    """Set ``workspace_bytes``: the most that kernels, and blocks that no node stands for, hold while a node runs."""
+    memory = laid_out.memory
+    inner = list(memory.nbytes)
+    for block in laid_out.block_of.values():
+        inner[block] = 0
+    held = replace(memory, nbytes=inner).held(memory.unused)
+    start = 0
+    for node, attributes in laid_out.order:
+        end = laid_out.tick_of[node] + 1
+        attributes["workspace_bytes"] = max(held[start:end], default=0)
+        start = max(start, end)
 
 
 def _unrecorded(graph: SkipGraph, order: list[tuple[str, NodeAttributes]]) -> Clock:
@@ -75,10 +93,9 @@ def _unrecorded(graph: SkipGraph, order: list[tuple[str, NodeAttributes]]) -> Cl
     memory, block_of = simulated(graph, names, {node: attributes["bytes_out"] for node, attributes in order})
     tick_of = {node: -1 if attributes["op"] == "input" else tick for tick, (node, attributes) in enumerate(order)}
     step_of = {node: 0 if tick < 0 else memory.step_of[tick] for node, tick in tick_of.items()}
-    born = set()
     for node, attributes in order:
-        attributes["is_view"] = block_of[node] in born
-        born.add(block_of[node])
+        attributes["block"] = block_of[node]
+        attributes.setdefault("is_view", attributes["kind"] in VIEWS)
     return Clock(order, tick_of, block_of, step_of, memory)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
+from operator import itemgetter
 
 from skipgraph.cost.clock import Clock
 from skipgraph.graph import EdgeAttributes, NodeAttributes, SkipGraph
@@ -25,7 +26,7 @@ def book_edges(graph: SkipGraph, clock: Clock, peak_tick: int) -> None:
     """
     tick_of, step_of = clock.tick_of, clock.step_of
     nbytes = {node: attributes["bytes_out"] for node, attributes in clock.order}
-    operands_of = {node: _operands(edges) for node, edges in graph.pred.items() if edges}
+    operands_of = _operands(graph)
     for node, attributes in clock.order:
         operands = operands_of.get(node)
         if operands is None:
@@ -40,10 +41,17 @@ def book_edges(graph: SkipGraph, clock: Clock, peak_tick: int) -> None:
     _attribute(graph, clock, operands_of)
 
 
-def _operands(predecessors: dict[str, dict[int, EdgeAttributes]]) -> Operands:
-    found = [(key, producer, edge) for producer, edges in predecessors.items() for key, edge in edges.items()]
-    if len(found) > 1:
-        found.sort(key=lambda item: item[0])
+def _operands(graph: SkipGraph) -> dict[str, Operands]:
+    """The operands of every node that has any."""
+    found: dict[str, Operands] = {}
+    for producer, consumers in graph.adjacency():
+        for node, edges in consumers.items():
+            operands = found.setdefault(node, [])
+            for position, edge in edges.items():
+                operands.append((position, producer, edge))
+    for operands in found.values():
+        if len(operands) > 1:
+            operands.sort(key=itemgetter(0))
     return found
 
 
@@ -88,24 +96,30 @@ def _attribute(graph: SkipGraph, clock: Clock, operands_of: dict[str, Operands])
         operands = operands_of.get(node)
         if operands is None:
             continue
-        passed = _passed_back(attributes, wanted.get(node, 0), operands, shapes, data_of.get(node))
-        for (_, producer, edge), flops in zip(operands, passed, strict=True):
-            edge["attributed_flops"] = spent = edge["flops"] + flops
-            wanted[producer] = wanted.get(producer, 0) + spent
+        flops = wanted.get(node, 0)
+        passed = _passed_back(attributes, flops, operands, shapes, data_of.get(node)) if flops else None
+        for place, (_, producer, edge) in enumerate(operands):
+            spent = edge["flops"]
+            if passed:
+                spent += passed[place]
+            edge["attributed_flops"] = spent
+            if spent:
+                wanted[producer] = wanted.get(producer, 0) + spent
 
 
 def _passed_back(
     attributes: NodeAttributes, flops: int, operands: Operands, shapes: dict[str, tuple[int, ...]], data: str | None
-) -> list[int]:
+) -> list[int] | None:
+    """What each operand gets of ``flops`` that are spent on a result; None where the operator mixes channels."""
     kind = attributes["kind"]
-    if flops and kind == Kind.CONCAT.value:
+    if kind == Kind.CONCAT.value:
         axis = attributes.get("axis") or 0
         return split(flops, [shapes[producer][axis] for _, producer, _ in operands])
-    single = len(operands) == 1 and (kind in _TRANSPARENT or attributes["op"] in _channel_wise())
-    if flops and (single or data is not None):
-        signal = operands[0][1] if data is None else data
-        return [flops if producer == signal else 0 for _, producer, _ in operands]
-    return [0] * len(operands)
+    if data is not None:
+        return [flops if producer == data else 0 for _, producer, _ in operands]
+    if len(operands) == 1 and (kind in _TRANSPARENT or attributes["op"] in _channel_wise()):
+        return [flops]
+    return None
 
 
 @cache

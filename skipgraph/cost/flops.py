@@ -95,14 +95,13 @@ def _price_composites(composites: list[Stretch], flops: Flops) -> dict[int, int]
 def _price_call(operators: list[Operator], first: int, flops: Flops) -> int:
     """Price the call that starts at ``first`` as a whole; the index after its last operator, or 0 without a price."""
     call = operators[first].call
+    end = first
+    while end < len(operators) and operators[end].call is call:
+        end += 1
+    working = [operator for operator in operators[first:end] if not operator.is_view]
     name, rule = CALL_RULES[call.function]
-    price = rule(call)
+    price = rule(working)
     if price is None:
         return 0
-    end = booked = first
-    while end < len(operators) and operators[end].call is call:
-        if not operators[end].is_view:
-            booked = end
-        end += 1
-    flops.book(booked, name, price, own=False)
+    flops.book(working[-1].index, name, price, own=False)
     return end

@@ -15,7 +15,7 @@ from skipgraph.cost.fused import Stretch
 from skipgraph.graph import SkipGraph
 from skipgraph.ops import Facts, Kind, facts_of
 
-_VIEWS = {Kind.VIEW.value, Kind.SLICE.value, Kind.EXPAND.value}
+VIEWS = {Kind.VIEW.value, Kind.SLICE.value, Kind.EXPAND.value}
 
 
 @dataclass(slots=True)
@@ -155,7 +155,8 @@ def simulated(graph: SkipGraph, order: list[str], bytes_out: dict[str, int]) -> 
     Parameters
     ----------
     graph : SkipGraph
-        Its nodes' ``kind``, ``op``, ``output`` and, where present, ``is_view`` are read.
+        Its nodes' ``op``, ``kind`` and ``output`` are read and, where present, ``block`` (else a view is taken to
+        share that of its first operand) and ``workspace_bytes``.
     order : list of str
         The nodes in order of execution.
     bytes_out : dict
@@ -164,31 +165,45 @@ def simulated(graph: SkipGraph, order: list[str], bytes_out: dict[str, int]) -> 
     Returns
     -------
     tuple
-        The memory, one tick a node, and the block of each node: views share that of their first operand.
+        The memory, one tick a node, and the block of each node.
     """
     memory = Memory(len(order))
-    block_of: dict[str, int] = {}
+    block_of = _blocks(graph, order)
     nodes, predecessors = graph.nodes, graph.pred
+    ends: dict[int, int] = {}
     step = 0
     for tick, node in enumerate(order):
         attributes = nodes[node]
-        is_input = attributes.get("op") == "input"
-        operands = predecessors[node]
-        view = operands and attributes.get("is_view", attributes.get("kind") in _VIEWS)
-        if view:
+        block = block_of[node]
+        is_input = attributes["op"] == Kind.INPUT.value
+        if block == len(memory.nbytes):
+            memory.nbytes.append(bytes_out[node])
+            memory.born.append(0 if is_input else tick)
+        ends[block] = tick + 1
+        for producer in predecessors[node]:
+            ends[block_of[producer]] = tick + 1
+        step += not is_input and not attributes.get("is_view", attributes["kind"] in VIEWS)
+        memory.step_of.append(step)
+        if workspace := attributes.get("workspace_bytes"):
+            memory.workspace[tick] = workspace
+    for node in order:  # the caller holds inputs and outputs
+        if nodes[node]["op"] == Kind.INPUT.value or nodes[node].get("output"):
+            ends[block_of[node]] = len(order)
+    memory.unused = memory.freed = [ends[block] for block in range(len(memory.nbytes))]
+    return memory, block_of
+
+
+def _blocks(graph: SkipGraph, order: list[str]) -> dict[str, int]:
+    """The block of each node, numbered from 0 in order of first use."""
+    nodes, predecessors = graph.nodes, graph.pred
+    numbers: dict[object, int] = {}
+    block_of: dict[str, int] = {}
+    for node in order:
+        attributes, operands = nodes[node], predecessors[node]
+        key: object = attributes.get("block", node)
+        if "block" not in attributes and operands and attributes["kind"] in VIEWS:
             first = min(operands, key=lambda producer: min(operands[producer]))
             block_of[node] = block_of[first]
         else:
-            block_of[node] = len(memory.nbytes)
-            memory.nbytes.append(bytes_out[node])
-            memory.born.append(0 if is_input else tick)
-            memory.unused.append(tick + 1)
-        for producer in operands:
-            memory.unused[block_of[producer]] = tick + 1
-        step += not view and not is_input
-        memory.step_of.append(step)
-    for node in order:  # the caller holds inputs and outputs
-        if nodes[node].get("op") == "input" or nodes[node].get("output"):
-            memory.unused[block_of[node]] = len(order)
-    memory.freed = memory.unused
-    return memory, block_of
+            block_of[node] = numbers.setdefault(key, len(numbers))
+    return block_of

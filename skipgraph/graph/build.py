@@ -139,8 +139,7 @@ class _Builder:
         if facts.kind is Kind.SLICE and len(operator.outputs) > 1:
             self._add_pieces(operator, facts, operands, depends)
             return
-        places = {place for place, _ in operands}
-        if facts.expands and len(operands) > 1 and places & set(facts.expands[-1][1]):
+        if facts.expands and len(operands) > 1:
             node = self._add_expanded(operator, facts, operands)
         else:
             node = self._add_single(operator, facts, operands)
@@ -166,9 +165,7 @@ class _Builder:
         self._add_edges(node, operands)
         return node
 
-    def _add_pieces(
-        self, operator: Operator, facts: Facts, operands: list[tuple[int, str]], depends: bool
-    ) -> None:
+    def _add_pieces(self, operator: Operator, facts: Facts, operands: list[tuple[int, str]], depends: bool) -> None:
         """One node a piece for splits, chunks and unbinds: each is a slice of its own."""
         for place, value in enumerate(operator.outputs):
             node = self._add_single(operator, facts, operands)

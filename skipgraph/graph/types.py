@@ -45,6 +45,11 @@ class NodeAttributes(TypedDict, total=False):
     is_view: bool  # shares storage with its first operand
     saved_bytes: int  # bytes of this result that autograd keeps for the backward pass (training graphs only)
     held_at_peak: bool  # its storage is live at the first step that attains `Cost.peak_bytes`
+    block: int  # number of the block of memory that the result lies in: views and writes in place share it
+    workspace_bytes: int  # held while it runs besides operands and result: by its kernel, or by its inner operators
+    settings: dict[
+        str, Any
+    ]  # of a convolution: kernel, stride, padding, dilation, groups, transposed; of a group norm: groups
 
 
 class EdgeAttributes(TypedDict, total=False):
@@ -199,6 +204,8 @@ class Cost:
         The same if every tensor were freed at its last use.
     peak_step, peak_node : int, str
         The first step that attains ``peak_bytes``, and its operator.
+    peak_workspace_bytes : int
+        The part of ``peak_bytes`` that the kernel of that operator allocates for itself (PyTorch's CPU kernels).
     steps : int
         Number of steps: operators that are neither views nor inputs.
     saved_bytes : int or None
@@ -216,6 +223,7 @@ class Cost:
     peak_bytes_last_use: int = 0
     peak_step: int = 0
     peak_node: str = ""
+    peak_workspace_bytes: int = 0
     steps: int = 0
     saved_bytes: int | None = None
     parameters: int = 0

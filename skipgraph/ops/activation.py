@@ -33,5 +33,20 @@ register(
 )
 register("glu", kind=Kind.ACTIVATION, axes=first)
 register("sigmoid", "hardsigmoid", kind=Kind.GATE, distributes=True, onnx=("Sigmoid", "HardSigmoid"))
-register("_softmax", "_safe_softmax", "softmax", kind=Kind.GATE, as_name="softmax", workspace=workspace.dense_copy, onnx=("Softmax",))
-register("_log_softmax", "log_softmax", kind=Kind.ACTIVATION, as_name="log_softmax", workspace=workspace.dense_copy, onnx=("LogSoftmax",))
+register(
+    "_softmax",
+    "_safe_softmax",
+    "softmax",
+    kind=Kind.GATE,
+    as_name="softmax",
+    workspace=workspace.dense_copy,
+    onnx=("Softmax",),
+)
+register(
+    "_log_softmax",
+    "log_softmax",
+    kind=Kind.ACTIVATION,
+    as_name="log_softmax",
+    workspace=workspace.dense_copy,
+    onnx=("LogSoftmax",),
+)

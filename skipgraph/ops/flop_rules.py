@@ -18,11 +18,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 if TYPE_CHECKING:
-    from skipgraph.capture.program import Call, Composite, Operator, Value
+    from skipgraph.capture.program import Composite, Operator, Value
 
 Shape = tuple[int, ...]
 _REMEMBERED = 1 << 16  # distinct shapes
-CallRule = Callable[["Call"], "int | None"]
+CallRule = Callable[["list[Operator]"], "int | None"]
 
 
 class _Traced:
@@ -182,29 +182,23 @@ def _einsum(equation: str, shapes: tuple[Shape, ...]) -> int:
     return int(_handles().einsum_flop_jit(arguments, [_NOTHING]))
 
 
-def einsum_call(call: Call) -> int | None:
+def einsum_call(operators: list[Operator]) -> int | None:
     """A contraction along numpy's optimal path, which numpy prints to four digits (fvcore's rule)."""
-    equation, *operands = call.args
-    if not isinstance(equation, str):
+    arguments = operators[0].call.args
+    if not arguments or not isinstance(arguments[0], str):
         return None
-    shapes = tuple(value.shape for value in _flattened(operands))
-    return _einsum(equation, shapes)
+    return _einsum(arguments[0], tuple(value.shape for value in _flattened(arguments[1:])))
 
 
-def adaptive_average_call(call: Call) -> int | None:
+def adaptive_average_call(operators: list[Operator]) -> int | None:
     """One multiply-add an element of the input; pooling to one position dispatches to a mean, which has no rule."""
-    return _elementwise(1, 0, call.args[0].shape, ())
+    return _elementwise(1, 0, operators[0].inputs[0].shape, ())
 
 
-def instance_norm_call(weight_position: int) -> CallRule:
+def instance_norm_call(operators: list[Operator]) -> int | None:
     """Four multiply-adds an element, five with a weight, with running statistics too (fvcore's estimate)."""
-
-    def rule(call: Call) -> int | None:
-        arguments = call.args
-        weight = arguments[weight_position] if len(arguments) > weight_position else call.kwargs.get("weight")
-        return _norm(arguments[0].shape, weight is not None)
-
-    return rule
+    inner = next((operator for operator in operators if "batch_norm" in operator.name), None)
+    return None if inner is None else _norm(inner.args[0].shape, inner.args[1] is not None)
 
 
 def _flattened(operands: Any) -> list[Value]:
@@ -217,10 +211,13 @@ CALL_RULES: dict[Any, tuple[str, CallRule]] = {
     torch.einsum: ("einsum", einsum_call),
     torch.nn.functional.adaptive_avg_pool2d: ("adaptive_avg_pool2d", adaptive_average_call),
     torch._C._nn.adaptive_avg_pool2d: ("adaptive_avg_pool2d", adaptive_average_call),
-    torch.nn.functional.instance_norm: ("instance_norm", instance_norm_call(3)),
-    torch.instance_norm: ("instance_norm", instance_norm_call(1)),
+    torch.nn.functional.instance_norm: ("instance_norm", instance_norm_call),
+    torch.instance_norm: ("instance_norm", instance_norm_call),
 }
-"""Torch functions whose price is that of the call, with the name that it is listed under."""
+"""Torch functions that are priced as a whole: the name that they are listed under, and the rule.
+
+A rule is given the operators that a call dispatched to, views apart.
+"""
 
 
 # -- our own ---------------------------------------------------------------------------------------------------------

@@ -89,4 +89,13 @@ register("mv", kind=Kind.MATMUL, axes=matrix_vector_axes, flops=flop_rules.mv)
 register("addmv", kind=Kind.MATMUL, axes=matrix_vector_axes, flops=flop_rules.addmv)
 register("dot", "vdot", kind=Kind.MATMUL, axes=matrix_vector_axes, flops=flop_rules.dot)
 register("_trilinear", kind=Kind.LAYER, axes=first, flops=flop_rules.trilinear)
-register("_fft_r2c", "_fft_c2c", "_fft_c2r", kind=Kind.LAYER, as_name="fft", axes=first, flops=flop_rules.fourier, onnx=("DFT",))
+register(
+    "_fft_r2c",
+    "_fft_c2c",
+    "_fft_c2r",
+    kind=Kind.LAYER,
+    as_name="fft",
+    axes=first,
+    flops=flop_rules.fourier,
+    onnx=("DFT",),
+)

@@ -52,7 +52,9 @@ for _points, _counted, _names in (
         onnx=("Resize",),
     )
 # How many points an antialiased result is made of depends on the scale.
-register("_upsample_bilinear2d_aa", "_upsample_bicubic2d_aa", kind=Kind.RESAMPLE, axes=channels_second, distributes=True)
+register(
+    "_upsample_bilinear2d_aa", "_upsample_bicubic2d_aa", kind=Kind.RESAMPLE, axes=channels_second, distributes=True
+)
 register("pixel_shuffle", "pixel_unshuffle", kind=Kind.RESAMPLE, axes=pixel_axes, onnx=("DepthToSpace", "SpaceToDepth"))
 register("im2col", "col2im", kind=Kind.RESAMPLE, axes=patch_axes)
 register(

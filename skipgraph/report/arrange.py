@@ -10,6 +10,8 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cache
+from itertools import pairwise
+from typing import Literal
 
 import networkx as nx
 
@@ -18,7 +20,12 @@ from skipgraph.report.drawing import Arrow, Drawing, Frame
 TALL = 13  # ranks that are still drawn in one column
 COLUMN_WIDTH, RANK_HEIGHT = 3.2, 0.85  # of a typical column and rank, in inches
 ASPECT = 1.5  # width over height that a page or a slide likes
+SAME_RESOLUTION = 1.5  # factor between numbers of positions that are one resolution
+COLUMN_COST = 2  # ranks that one more column must save
+WORTH_BENDING = 0.7  # share of all ranks that the tallest column may have
 MOST_CROSSING = 2  # tensors that may flow from one column to the next
+
+Direction = Literal["down", "up", "none"]
 
 
 @dataclass(slots=True)
@@ -30,18 +37,27 @@ class Arrangement:
     column : dict of str to int
         The column of every box; odd columns are read upward.
     levels : list of list of str
-        Boxes that are drawn at one height.
-    turns : bool
-        The columns are the arms of a U: the right arm is ranked by what flows into it from the left.
+        Boxes that are drawn at one height, from left to right.
+    arms : bool
+        The columns are the arms of a U, tied together by ``levels``.
     """
 
     column: dict[str, int] = field(default_factory=dict)
     levels: list[list[str]] = field(default_factory=list)
-    turns: bool = False
+    arms: bool = False
 
-    def upward(self, name: str) -> bool:
-        """Whether a box is drawn above the boxes that it reads from."""
-        return self.column.get(name, 0) % 2 == 1
+    def direction(self, arrow: Arrow) -> Direction:
+        """How an arrow bears on the heights of its ends."""
+        if arrow.style.role == "side":
+            return "none"
+        before, after = self.column.get(arrow.tail, 0), self.column.get(arrow.head, 0)
+        if before == after:
+            level = any(arrow.tail in level and arrow.head in level for level in self.levels)
+            tied = arrow.style.role == "skip" and any(arrow.head in level for level in self.levels)
+            if self.arms and (level or (tied and before % 2)):
+                return "none"
+            return "up" if before % 2 else "down"
+        return "up" if self.arms and not arrow.style.long else "none"
 
 
 def arrange(drawing: Drawing) -> Arrangement:
@@ -52,52 +68,71 @@ def arrange(drawing: Drawing) -> Arrangement:
     return _as_u(drawing, flow) or _as_snake(drawing, flow) or Arrangement()
 
 
+@dataclass(frozen=True, slots=True)
+class _LongSkip:
+    """A long skip in a drawing: from the box ``source``, by ``last`` (often the same), to the box ``merge``."""
+
+    source: str
+    last: str
+    merge: str
+
+
 def _as_u(drawing: Drawing, flow: nx.DiGraph) -> Arrangement | None:
-    """A U, if long skips span a path that turns back: two or more nested, or one round a coarser resolution."""
-    long = [a for a in drawing.arrows if a.style.long and a.skips]
-    if not long:
-        return None
-    order = {name: box.order for name, box in drawing.boxes.items()}
-    innermost = min(long, key=lambda a: (order[a.head], -order[a.tail]))
-    right = _right_arm(drawing, flow, innermost)
-    rungs = [a for a in long if a.head in right and a.tail not in right]
-    if len({a.head for a in rungs}) < 2 and not _turns(drawing, flow, innermost):
-        return None
+    """A U, if long skips span a path that turns back: one round a coarser resolution, or two or more nested."""
+    long = sorted(_long_skips(drawing), key=lambda skip: drawing.boxes[skip.merge].order)
+    right = _right_arm(drawing, flow, long)
     levels: dict[str, list[str]] = {}
-    for arrow in sorted(rungs, key=lambda a: order[a.head]):
-        levels.setdefault(arrow.tail, [arrow.tail]).append(arrow.head)
-    return Arrangement({name: int(name in right) for name in drawing.boxes}, list(levels.values()), turns=True)
+    for skip in long:
+        if skip.merge in right and skip.source not in right:
+            level = levels.setdefault(skip.source, [skip.source])
+            on_the_way = flow.has_edge(skip.source, skip.last)
+            level += [skip.last, skip.merge] if on_the_way else [skip.merge]
+    if not levels:
+        return None
+    return Arrangement({name: int(name in right) for name in drawing.boxes}, list(levels.values()), arms=True)
 
 
-def _bypassed(flow: nx.DiGraph, arrow: Arrow) -> set[str]:
-    return nx.descendants(flow, arrow.tail) & nx.ancestors(flow, arrow.head)  # type: ignore[no-any-return]
+def _long_skips(drawing: Drawing) -> Iterator[_LongSkip]:
+    stems = {a.head: a.tail for a in drawing.arrows if a.style.long and not a.skips}
+    for arrow in drawing.arrows:
+        if arrow.style.long and arrow.skips:
+            source = arrow.tail
+            while source in stems and stems[source] != source:
+                source = stems.pop(source)
+            yield _LongSkip(source, arrow.tail, arrow.head)
 
 
-def _positions(drawing: Drawing, name: str) -> int:
-    """Spatial positions of a box's result, as far as its shape alone tells."""
-    return math.prod(drawing.boxes[name].shape[2:])
-
-
-def _turns(drawing: Drawing, flow: nx.DiGraph, arrow: Arrow) -> bool:
-    return any(_positions(drawing, n) < _positions(drawing, arrow.head) for n in _bypassed(flow, arrow))
-
-
-def _right_arm(drawing: Drawing, flow: nx.DiGraph, innermost: Arrow) -> set[str]:
-    """The innermost long merge, all that follows from it, and what climbs to it from the coarsest box."""
-    arm: set[str] = {innermost.head} | nx.descendants(flow, innermost.head)
-    inner = sorted(_bypassed(flow, innermost), key=lambda name: drawing.boxes[name].order)
-    if inner and _turns(drawing, flow, innermost):
-        coarsest = min(_positions(drawing, name) for name in inner)
-        last = max(i for i, name in enumerate(inner) if _positions(drawing, name) == coarsest)
-        arm |= set(inner[last + 1 :])
+def _right_arm(drawing: Drawing, flow: nx.DiGraph, long: list[_LongSkip]) -> set[str]:
+    """The boxes that are read upward: after an upsampling, or at one resolution after the innermost of nested skips."""
+    order = {name: box.order for name, box in drawing.boxes.items()}
+    finer = _after_upsampling(drawing, flow, long)
+    ends = sorted((order[skip.source], -order[skip.merge]) for skip in long)
+    nested = len(ends) > 1 and all(a[0] < b[0] and a[1] < b[1] for a, b in pairwise(ends))
+    arm = set(finer)
+    for skip in long:
+        around = [s for s in long if order[s.source] < order[skip.source] and order[s.merge] > order[skip.merge]]
+        if nested or any(outer.merge in finer for outer in around):
+            arm |= {skip.merge} | nx.descendants(flow, skip.merge)
     return arm
+
+
+def _after_upsampling(drawing: Drawing, flow: nx.DiGraph, long: list[_LongSkip]) -> set[str]:
+    """The boxes that follow from an upsampling that a long skip bypasses."""
+    boxes = drawing.boxes
+    finer: set[str] = set()
+    for skip in long:
+        for head in nx.descendants(flow, skip.source) & (nx.ancestors(flow, skip.merge) | {skip.merge}):
+            finest = max(boxes[tail].positions for tail in flow.predecessors(head))
+            if boxes[head].positions > SAME_RESOLUTION * finest:
+                finer |= {head} | nx.descendants(flow, head)
+    return finer
 
 
 def _as_snake(drawing: Drawing, flow: nx.DiGraph) -> Arrangement | None:
     """Columns of equal height, if one would be too tall, broken where little flows from one member to the next."""
     if not nx.is_directed_acyclic_graph(flow):
         return None
-    rank = {name: 0 for name in flow}
+    rank: dict[str, int] = dict.fromkeys(flow, 0)
     for name in nx.topological_sort(flow):
         for head in flow.successors(name):
             rank[head] = max(rank[head], rank[name] + 1)
@@ -106,8 +141,10 @@ def _as_snake(drawing: Drawing, flow: nx.DiGraph) -> Arrangement | None:
         return None
     groups = [m.boxes() if isinstance(m, Frame) else [m] for m in drawing.members]
     columns = max(2, round(math.sqrt(ASPECT * height * RANK_HEIGHT / COLUMN_WIDTH)))
-    breaks = _breaks([_height(rank, g) for g in groups], set(_narrow(drawing, groups)), columns)
-    if not breaks:
+    heights = [_height(rank, group) for group in groups]
+    breaks = _breaks(heights, set(_narrow(drawing, groups)), columns)
+    tallest = max(sum(heights[a:b]) for a, b in pairwise((0, *breaks, len(groups))))
+    if tallest > WORTH_BENDING * height:
         return None
     column = {name: sum(at <= i for at in breaks) for i, group in enumerate(groups) for name in group}
     return Arrangement(column, list(_bends(drawing, column)))
@@ -123,7 +160,8 @@ def _narrow(drawing: Drawing, groups: list[list[str]]) -> Iterator[int]:
     for at in range(1, len(groups)):
         crossing = {a.tail for a in drawing.arrows if place[a.tail] < at <= place[a.head]}
         backward = any(place[a.head] < at <= place[a.tail] for a in drawing.arrows)
-        if 1 <= len(crossing) <= MOST_CROSSING and not backward:
+        long = any(place[a.tail] < at <= place[a.head] for a in drawing.arrows if a.style.long)
+        if 1 <= len(crossing) <= MOST_CROSSING and not backward and not long:
             yield at
 
 
@@ -138,7 +176,7 @@ def _breaks(heights: list[int], allowed: set[int], columns: int) -> tuple[int, .
             for at in sorted(a for a in allowed if a > start):
                 rest, breaks = best(at, left - 1)
                 options.append((max(sum(heights[start:at]), rest), (at, *breaks)))
-        return min(options, key=lambda option: (option[0], len(option[1])))
+        return min(options, key=lambda option: (option[0] + COLUMN_COST * len(option[1]), option[1]))
 
     return best(0, columns)[1]
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import html
 import math
+from collections import Counter
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import graphviz
@@ -31,9 +33,21 @@ TITLE_SIZE, NAME_SIZE, TEXT_SIZE = 15, 10, 8.5
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """How elaborate the drawing is; each step of the fall-back is a plainer one."""
+    """How elaborate the drawing is; each step of the fall-back is a plainer one.
+
+    Attributes
+    ----------
+    frames : bool
+        Draw frames round repeated blocks.
+    module_frames : bool
+        Draw frames round all other modules.
+    arranged : bool
+        Draw an encoder-decoder as a U and a long chain as a snake.
+    """
 
     frames: bool = True
+    module_frames: bool = True
+    arranged: bool = True
 
 
 @register("dot")
@@ -42,7 +56,7 @@ def dot(inspection: Inspection, options: Options) -> str:
     return source(inspection, draw(inspection.graph, depth=options.depth, unfold=options.unfold))
 
 
-def source(inspection: Inspection, drawing: Drawing, look: Look = Look()) -> str:  # noqa: B008 (frozen)
+def source(inspection: Inspection, drawing: Drawing, look: Look = Look()) -> str:
     """The DOT source of a drawing."""
     return _Writer(inspection, drawing, look).write()
 
@@ -50,9 +64,11 @@ def source(inspection: Inspection, drawing: Drawing, look: Look = Look()) -> str
 class _Writer:
     def __init__(self, inspection: Inspection, drawing: Drawing, look: Look) -> None:
         self.inspection, self.graph, self.drawing, self.look = inspection, inspection.graph, drawing, look
-        self.arrangement: Arrangement = arrange(drawing)
+        self.arrangement = arrange(drawing) if look.arranged else Arrangement()
         self.ids = {name: f"n{i}" for i, name in enumerate(drawing.boxes)}
-        self.units: dict[str, str] = {}
+        ends = Counter(a.head for a in drawing.arrows if a.style.long and a.skips)
+        self.listed = {name for name, number in ends.items() if number > 1}
+        self.home = _homes(drawing)
         self.widest = max((a.bytes for a in drawing.arrows), default=0) or 1
 
     def write(self) -> str:
@@ -60,14 +76,14 @@ class _Writer:
         dot.attr("graph", **self._graph_attributes())
         dot.attr("node", fontname=FONT, fontsize=str(TEXT_SIZE), fontcolor=INK, penwidth="0.9", margin="0.11,0.06")
         dot.attr("edge", fontname=FONT, fontsize=str(TEXT_SIZE), fontcolor=INK, color=LINE, arrowsize="0.6")
-        self._members(dot, self.drawing.members, "")
+        self._members(dot, self.drawing.members, None)
         for level in self.arrangement.levels:
             with dot.subgraph() as rank:
                 rank.attr(rank="same")
                 for name in level:
                     rank.node(self.ids[name])
-        for arrow in self.drawing.arrows:
-            self._arrow(dot, arrow)
+                for left, right in pairwise(level):
+                    rank.edge(self.ids[left], self.ids[right], style="invis")
         return str(dot.source)
 
     def _graph_attributes(self) -> dict[str, str]:
@@ -79,7 +95,7 @@ class _Writer:
             "fontcolor": INK,
             "bgcolor": "white",
             "pad": "0.25",
-            "nodesep": "0.5" if self.arrangement.turns else "0.28",
+            "nodesep": "0.5" if self.arrangement.arms else "0.28",
             "ranksep": "0.3",
             "newrank": "true",
             "nslimit": "1",
@@ -88,16 +104,23 @@ class _Writer:
             "tooltip": self.inspection.spec,
         }
 
-    def _members(self, dot: graphviz.Digraph, members: list[Frame | str], frame: str) -> None:
+    def _members(self, dot: graphviz.Digraph, members: list[Frame | str], frame: Frame | None) -> None:
+        """Boxes, frames and arrows that lie in ``frame``: an arrow is drawn in the innermost frame of both its ends."""
         for member in members:
             if isinstance(member, str):
-                self._box(dot, self.drawing.boxes[member], frame)
-            elif self.look.frames:
+                self._box(dot, self.drawing.boxes[member], frame.module if frame else "")
+            elif self._is_drawn(member):
                 with dot.subgraph(name=f"cluster_{self.ids[member.boxes()[0]]}_{len(member.boxes())}") as cluster:
                     cluster.attr(**self._frame_attributes(member))
-                    self._members(cluster, member.members, member.module)
+                    self._members(cluster, member.members, member)
             else:
-                self._members(dot, member.members, member.module)
+                self._members(dot, member.members, member)
+        for arrow in self.drawing.arrows:
+            if self.home[id(arrow)] is frame:
+                self._arrow(dot, arrow)
+
+    def _is_drawn(self, frame: Frame) -> bool:
+        return self.look.frames if frame.times > 1 else self.look.module_frames
 
     def _frame_attributes(self, frame: Frame) -> dict[str, str]:
         name = _escape(labels.relative(frame.title, frame.title.rpartition(".")[0]))
@@ -130,12 +153,15 @@ class _Writer:
         graph = self.graph
         summary = labels.summary(graph, box)
         if box.merge:
-            name, kind = MERGE_NAMES[box.merge.kind] + summary[len(summary.split(" · ")[0]) :], ""
-            summary = ""
+            name, kind, summary = labels.merge_title(graph, box, MERGE_NAMES[box.merge.kind]), "", ""
         else:
             name, kind = labels.title(graph, box, self.drawing.modules, frame)
         rows = [_text(f"<b>{_escape(name)}</b>", NAME_SIZE) + (_text("  " + _escape(kind), TEXT_SIZE) if kind else "")]
         rest = [summary if summary != name else "", units.shape(box.shape), labels.costs(graph, box)]
+        if box.skips and not box.merge:
+            rest.append(units.plural(box.skips, "skip") + " inside")
+        if box.id in self.listed and box.merge:
+            rest += [f"long: {skip.id}" for skip in box.merge.skips if skip.span == "long"]
         rows += [_text(_escape(line), TEXT_SIZE, "#4A515A") for line in rest if line]
         cells = "".join(f"<tr><td>{row}</td></tr>" for row in rows)
         if box.held_at_peak:
@@ -146,18 +172,18 @@ class _Writer:
         style = arrow.style
         tooltip = labels.arrow_tooltip(arrow)
         attributes = {"tooltip": tooltip, "penwidth": f"{self._width(arrow):.2f}", "color": _colour(style)}
-        if lines := labels.arrow_label(arrow):
+        if lines := labels.arrow_label(arrow, arrow.head not in self.listed):
             attributes |= {"label": "\n".join(f" {line} " for line in lines), "labeltooltip": tooltip}
         if style.role == "gate":
             attributes["style"] = "dotted"
+        if style.role == "side":
+            attributes |= {"penwidth": "0.7", "arrowsize": "0.45"}
         ends = ["normal", "dot" if arrow.held_at_peak and style.role == "skip" else "none"]
-        column = self.arrangement.column
         tail, head = self.ids[arrow.tail], self.ids[arrow.head]
-        same = column.get(arrow.tail) == column.get(arrow.head)
-        if self.arrangement.upward(arrow.head) and (same or (self.arrangement.turns and not style.long)):
-            # Ranks grow downward, so what is read upward is handed to the layout the other way round.
+        direction = self.arrangement.direction(arrow)
+        if direction == "up":  # ranks grow downward, so the layout is handed the arrow the other way round
             tail, head, ends = head, tail, ends[::-1]
-        elif not same and not self.arrangement.turns:
+        elif direction == "none":
             attributes["constraint"] = "false"
         dot.edge(tail, head, dir="both", arrowhead=ends[0], arrowtail=ends[1], **attributes)
 
@@ -188,6 +214,8 @@ class _Writer:
             entries.append((LONG_COLOUR, "long skip, with its id", 5))
         if any(style.role == "gate" for style in styles):
             entries.append((FAINT, "gate", 2))
+        if any(style.role == "side" for style in styles):
+            entries.append((FAINT, "condition", 1))
         entries.append((LINE, "data; line width grows with bytes", 2))
         cells = "".join(
             f'<td><table border="0" cellborder="0" cellspacing="0" cellpadding="0"><tr><td fixedsize="true" width="22" '
@@ -195,9 +223,28 @@ class _Writer:
             for colour, text, height in entries
         )
         if any(box.held_at_peak for box in self.drawing.boxes.values()):
-            cells += f'<td>{_BADGE}</td><td>{_text("live when memory peaks   ", TEXT_SIZE)}</td>'
-        cells += f'<td>{_text("1 FLOP = 1 multiply-add", TEXT_SIZE)}</td>'
+            cells += f"<td>{_BADGE}</td><td>{_text('live when memory peaks   ', TEXT_SIZE)}</td>"
+        cells += f"<td>{_text('1 FLOP = 1 multiply-add', TEXT_SIZE)}</td>"
         return f'<table border="0" cellborder="0" cellspacing="0" cellpadding="2"><tr>{cells}</tr></table>'
+
+
+def _homes(drawing: Drawing) -> dict[int, Frame | None]:
+    """The innermost frame that holds both ends of each arrow."""
+    around: dict[str, list[Frame]] = {name: [] for name in drawing.boxes}
+
+    def note(members: list[Frame | str]) -> None:
+        for member in members:
+            if isinstance(member, Frame):
+                for name in member.boxes():
+                    around[name].append(member)
+                note(member.members)
+
+    note(drawing.members)
+    homes: dict[int, Frame | None] = {}
+    for arrow in drawing.arrows:
+        common = [frame for frame in around[arrow.tail] if any(frame is other for other in around[arrow.head])]
+        homes[id(arrow)] = common[-1] if common else None
+    return homes
 
 
 def _text(text: str, points: float, colour: str = INK) -> str:
@@ -213,7 +260,7 @@ _BADGE = (
 def _colour(style: Style) -> str:
     if style.role == "skip":
         return LONG_COLOUR if style.long else KIND_COLOURS[style.kind]
-    return FAINT if style.role == "gate" else LINE
+    return LINE if style.role == "data" else FAINT
 
 
 def _escape(text: str) -> str:

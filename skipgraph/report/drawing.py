@@ -7,7 +7,7 @@ from typing import Literal
 
 from skipgraph.graph import Merge
 
-Role = Literal["data", "skip", "gate"]
+Role = Literal["data", "skip", "gate", "side"]
 
 
 @dataclass(slots=True)
@@ -28,6 +28,8 @@ class Box:
         The merge that it is, if it is one.
     shape : tuple of int
         Shape of its result (of the first repetition).
+    positions : int
+        Resolution of its result.
     times : int
         How many repetitions it stands for.
     flops, parameters, skips : int
@@ -46,6 +48,7 @@ class Box:
     module: str
     merge: Merge | None
     shape: tuple[int, ...]
+    positions: int
     order: int
     times: int = 1
     flops: int = 0

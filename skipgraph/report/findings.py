@@ -18,14 +18,16 @@ if TYPE_CHECKING:
 
 MOST_COSTLY = 3  # skips that get a sentence of their own
 WORTH_A_SENTENCE = 0.02  # share of the peak, or of the FLOPs, below which nothing is said
-NO_SKIPS = {
-    "parallel_branches": "joins parallel branches: no operand bypasses layers of another",
-    "slices": "puts slices of one tensor together again",
-    "product": "has a product of two activations on the way",
-    "other_axis": "concatenates along another axis than the features",
-    "resampled_concat": "concatenates a pooled or resampled copy",
+NOUNS = {"add": "sum", "concat": "concat", "gated": "gated sum"}
+NO_SKIPS = {  # by `Merge.reason`
+    "conditioning": "adds a condition that has one position",
     "fusion": "fuses tensors of which none bypasses the other",
-    "condition": "adds a condition that has one position",
+    "linear_branches": "joins linear maps side by side",
+    "other_axis": "concatenates along another axis than the features",
+    "parallel_branches": "joins parallel branches: no operand bypasses layers of another",
+    "product": "has a product of two activations on the way",
+    "resampled_concat": "concatenates a pooled or resampled copy",
+    "slices": "puts slices of one tensor together again",
 }
 
 
@@ -53,18 +55,21 @@ def _costs(graph: SkipGraph) -> Iterator[tuple[float, str]]:
 def _costly_rows(graph: SkipGraph) -> Iterator[tuple[float, str]]:
     """The skips that hold most bytes for most steps."""
     cost = graph.cost
-    by_cost = sorted(rows(graph), key=lambda row: -_byte_steps(row))
-    for row in by_cost[:MOST_COSTLY]:
-        held = max((skip for group in row.skips for skip in group), key=lambda skip: skip.byte_steps)
-        at_peak = sum(_peak_tensors(graph, [skip for group in row.skips for skip in group]).values())
-        share = at_peak / cost.peak_bytes if cost.peak_bytes else 0.0
-        if not held.byte_steps:
+    for row in sorted(rows(graph), key=_byte_steps, reverse=True)[:MOST_COSTLY]:
+        skips = [skip for group in row.skips for skip in group]
+        longest = max(skips, key=lambda skip: skip.byte_steps)
+        if not longest.byte_steps:
             continue
-        tensor = f"{units.shape(graph.nodes[held.operand_node]['shape'])}, {units.size(held.bytes)}"
-        sentence = f"{_subject(row)} ({tensor}) is held for {held.held_steps} of {cost.steps} steps"
-        if len(row.skips) > 1:
-            sentence = f"{_subject(row)} (up to {tensor}) are held for up to {held.held_steps} of {cost.steps} steps each"
-        yield share, sentence + (f" and {'is' if len(row.skips) == 1 else 'are'} {units.share(at_peak, cost.peak_bytes)} of the peak" if at_peak else ", none of them at the peak" if len(row.skips) > 1 else ", not at the peak")
+        tensor = f"{units.shape(graph.nodes[longest.operand_node]['shape'])}, {units.size(longest.bytes)}"
+        at_peak = sum(_peak_tensors(skips).values())
+        share = units.share(at_peak, cost.peak_bytes)
+        several = len(row.skips) > 1
+        yield (
+            at_peak / cost.peak_bytes if cost.peak_bytes else 0.0,
+            f"{_subject(row)} ({'up to ' if several else ''}{tensor}) {'are' if several else 'is'} held "
+            f"for {'up to ' if several else ''}{longest.held_steps} of {cost.steps} steps"
+            + (f" and {'are' if several else 'is'} {share} of the peak" if at_peak else ", but not at the peak"),
+        )
 
 
 def _byte_steps(row: Row) -> int:
@@ -72,29 +77,31 @@ def _byte_steps(row: Row) -> int:
 
 
 def _subject(row: Row) -> str:
-    """ "the long concat from encoder.2" """
-    kind = {"add": "sum", "concat": "concat", "gated": "gated sum"}[row.first.kind]
+    """What a row is called in a sentence: "the long concat cat from encoder.2"."""
+    kind = NOUNS[row.first.kind]
     dense = "dense " if row.first.dense else ""
     if len(row.skips) == 1:
-        return f"the {row.span()} {dense}{kind} {row.name} from {row.source}"
+        return f"the {row.span()} {dense}{kind} {row.name} from {row.source()}"
     return f"the {len(row.skips)} {row.span()} {dense}{kind}s {row.name}"
 
 
-def _peak_tensors(graph: SkipGraph, skips: list[Skip]) -> dict[str, int]:
+def _peak_tensors(skips: list[Skip]) -> dict[str, int]:
     """Bytes of the tensors that skips hold at the peak, each tensor once."""
     return {skip.operand_node: skip.bytes for skip in skips if skip.held_at_peak}
 
 
 def _held_at_peak(graph: SkipGraph) -> Iterator[tuple[float, str]]:
-    tensors = _peak_tensors(graph, graph.skips)
+    tensors = _peak_tensors(graph.skips)
     peak = graph.cost.peak_bytes
     if len(tensors) > 1:
         together = sum(tensors.values())
         yield (
             together / peak,
-            f"memory peaks at step {graph.cost.peak_step} of {graph.cost.steps} ({graph.cost.peak_node}), where "
-            f"{len(tensors)} tensors that shortcuts end in hold {units.size(together)}, "
-            f"{units.share(together, peak)} of the peak",
+            (
+                f"memory peaks at step {graph.cost.peak_step} of {graph.cost.steps} ({graph.cost.peak_node}), where "
+                f"{len(tensors)} tensors that shortcuts end in hold {units.size(together)}, "
+                f"{units.share(together, peak)} of the peak"
+            ),
         )
 
 
@@ -105,8 +112,10 @@ def _projections(graph: SkipGraph) -> Iterator[tuple[float, str]]:
     if share >= WORTH_A_SENTENCE:
         yield (
             share,
-            f"{units.plural(len(projected), 'projected shortcut')} "
-            f"spend {units.flops(spent)}, {units.share(spent, graph.cost.flops)} of the total",
+            (
+                f"{units.plural(len(projected), 'projected shortcut')} "
+                f"spend {units.flops(spent)}, {units.share(spent, graph.cost.flops)} of the total"
+            ),
         )
 
 
@@ -117,8 +126,10 @@ def _frames_hold(graph: SkipGraph) -> Iterator[tuple[float, str]]:
     if share >= WORTH_A_SENTENCE:
         yield (
             share,
-            f"if every tensor were freed at its last use, the peak would be {units.size(cost.peak_bytes_last_use)} "
-            f"instead of {units.size(cost.peak_bytes)}: variables of the forward keep the rest",
+            (
+                f"if every tensor were freed at its last use, the peak would be {units.size(cost.peak_bytes_last_use)} "
+                f"instead of {units.size(cost.peak_bytes)}: variables of the forward keep the rest"
+            ),
         )
 
 
@@ -145,7 +156,7 @@ def _no_skips(graph: SkipGraph) -> Iterator[str]:
             by_reason[merge.reason, merge.kind].append(merge.id)
     for (reason, kind), names in by_reason.items():
         why = NO_SKIPS.get(reason, reason.replace("_", " "))
-        noun = {"add": "sum", "concat": "concat", "gated": "gated sum"}[kind]
+        noun = NOUNS[kind]
         subject = f"the {noun} {names[0]}" if len(names) == 1 else f"each of {len(names)} {noun}s ({names[0]}, …)"
         yield f"{subject} {why}; no skip"
     if graph.gates:
@@ -167,8 +178,8 @@ def _unknown(inspection: Inspection) -> Iterator[str]:
         top = Counter(own).most_common(4)
         names = ", ".join(name for name, _ in top) + (", …" if len(own) > len(top) else "")
         yield (
-            f"{units.flops(spent)}, {units.share(spent, cost.flops)} of the total, are in operators that fvcore does not "
-            f"count ({names})"
+            f"{units.flops(spent)}, {units.share(spent, cost.flops)} of the total, are in operators that fvcore "
+            f"does not count ({names})"
         )
     for module, reason in inspection.opaque:
         yield f"{module or 'the model'} could not be looked into: {reason}"

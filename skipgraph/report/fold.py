@@ -7,7 +7,7 @@ module runs in one go are one box.
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from itertools import pairwise
 
 import networkx as nx
@@ -17,7 +17,8 @@ from skipgraph.report.drawing import Arrow, Box, Style
 from skipgraph.report.links import Link, links
 
 HEAVY = frozenset(
-    "input layer recurrent attention pool resample sample matmul embedding unknown sum concat difference".split()
+    "input layer recurrent attention attention_layer pool resample sample matmul embedding unknown sum concat "
+    "difference".split()
 )
 LIGHT_AFTER_MERGE = frozenset("activation linear_map elementwise gate view".split())
 
@@ -60,7 +61,7 @@ def fold(graph: SkipGraph, depth: int) -> tuple[dict[str, Box], list[Arrow]]:
     part = _acyclic(graph, part)
     boxes = _boxes(graph, part, drawn, depth)
     part = _absorb(boxes, part, drawn_links)
-    return boxes, _arrows(graph, drawn_links, part, boxes)
+    return boxes, _conditions(boxes, _arrows(graph, drawn_links, part, boxes))
 
 
 class _Union:
@@ -137,6 +138,7 @@ def _boxes(graph: SkipGraph, part: dict[str, str], drawn: dict[str, Merge], dept
             module=parent_at(data[-1]["module"], depth),
             merge=merge_of_box,
             shape=tuple(data[-1]["shape"]),
+            positions=data[-1]["positions"],
             order=data[0]["index"],
             flops=sum(d["flops"] for d in data),
             parameters=sum(d["parameters"] for d in data),
@@ -186,10 +188,10 @@ def _absorbed_by(
     previous = [boxes[b] for b in before[box.id]]
     following = [boxes[b] for b in after[box.id]]
     if len(previous) == 1 and len(after[previous[0].id]) == 1 and "input" not in previous[0].kinds:
-        closing = box.kinds <= LIGHT_AFTER_MERGE or len(following) != 1
-        if previous[0].merge is None or closing:
+        closing = len(following) != 1 and previous[0].module and box.module.startswith(previous[0].module)
+        if previous[0].merge is None or closing or box.kinds <= LIGHT_AFTER_MERGE:
             return previous[0]
-    if len(following) == 1 and (following[0].merge is None or "norm" not in box.kinds):
+    if len(following) == 1 and _may_lead(box, following[0], len(previous)):
         return following[0]
     if not previous and not following:  # constants: the box that runs next, or the last one
         later = [b for b in boxes.values() if b.order > box.order and "input" not in b.kinds]
@@ -197,10 +199,16 @@ def _absorbed_by(
     return None
 
 
+def _may_lead(box: Box, following: Box, previous: int) -> bool:
+    """Whether a cheap box may be drawn together with the box that reads it: a merge takes in its crops and scales."""
+    merge = following.merge
+    return merge is None or merge.kind == "gated" or (previous == 1 and "norm" not in box.kinds)
+
+
 def _take(target: Box, box: Box) -> None:
     """Add a neighbour's operators to ``target``."""
     first, second = (target, box) if target.order < box.order else (box, target)
-    target.shape = second.shape
+    target.shape, target.positions = second.shape, second.positions
     target.nodes, target.pattern = first.nodes + second.nodes, first.pattern + second.pattern
     target.order = first.order
     target.flops += box.flops
@@ -247,3 +255,16 @@ def _hand_over(
             entering = [key for tail in stem if (key := (tail, head, link.style)) in arrows]
             if entering:
                 arrows[max(entering, key=lambda key: boxes[key[0]].order)].skips.append(name)
+
+
+def _conditions(boxes: dict[str, Box], arrows: list[Arrow]) -> list[Arrow]:
+    """Restyle what conditions many boxes (a time embedding that every block reads): it is no part of the main flow."""
+
+    def conditions(arrow: Arrow) -> bool:
+        return arrow.style.role == "data" and boxes[arrow.tail].positions == 1 and boxes[arrow.head].positions > 1
+
+    readers = Counter(arrow.tail for arrow in arrows if conditions(arrow))
+    for arrow in arrows:
+        if conditions(arrow) and readers[arrow.tail] > 1:
+            arrow.style = Style("side")
+    return arrows

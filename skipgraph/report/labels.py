@@ -13,6 +13,9 @@ from skipgraph.report.fold import HEAVY
 SPELLING = {
     "convolution": "conv",
     "cat": "concat",
+    "mm": "linear",
+    "addmm": "linear",
+    "constant_pad_nd": "pad",
     "relu": "ReLU",
     "relu6": "ReLU6",
     "gelu": "GELU",
@@ -26,7 +29,7 @@ SPELLING = {
     "native_group_norm": "group norm",
     "mean": "average",
 }
-SILENT = frozenset("view slice expand create linear_map scatter".split())
+SILENT = frozenset("view slice expand create linear_map scatter pad".split())
 CONTAINERS = frozenset(("Sequential", "ModuleList", "ModuleDict"))
 LONGEST_NAME = 34
 MOST_IDS = 12
@@ -52,8 +55,7 @@ def summary(graph: SkipGraph, box: Box) -> str:
 
     A box of "conv, batch norm, ReLU, conv, batch norm, ReLU" is "2 × (conv · batch norm · ReLU)".
     """
-    names = box.nodes[: len(box.pattern)]
-    nodes = [graph.nodes[n] for n in names if graph.nodes[n]["kind"] != "concat" or graph.in_degree(n) != 1]
+    nodes = [graph.nodes[node] for node in box.nodes[: len(box.pattern)]]
     shown = [operator_name(n["op"]) for n in nodes if n["kind"] not in SILENT]
     shown = shown or [operator_name(n["op"]) for n in nodes]
     period, times = _period(shown)
@@ -106,8 +108,22 @@ def title(graph: SkipGraph, box: Box, modules: dict[str, str], frame: str) -> tu
     return shorten(inside), "" if name in CONTAINERS else name
 
 
+def merge_title(graph: SkipGraph, box: Box, name: str) -> str:
+    """What a merge's box does: its ``name``, with the operators that are drawn together with it."""
+    merged = {box.merge.node, *box.merge.nodes} if box.merge else set()
+    words: list[str] = []
+    for node in box.nodes[: len(box.pattern)]:
+        data = graph.nodes[node]
+        if node in merged:
+            words = [] if box.merge and box.merge.kind == "gated" else words  # its products are what it is
+            words += [name] if name not in words else []
+        elif data["kind"] not in SILENT:
+            words.append(operator_name(data["op"]))
+    return " · ".join(words)
+
+
 def relative(path: str, frame: str) -> str:
-    """A module path as it is written inside the frame of another; a bare number keeps the name before it.
+    """A module path as it is written inside the frame of another; bare numbers keep the name before them.
 
     Examples
     --------
@@ -119,7 +135,10 @@ def relative(path: str, frame: str) -> str:
     if path == frame:
         return ""
     inside = path.removeprefix(frame + ".") if frame else path
-    return ".".join(path.split(".")[-2:]) if inside.replace("–", "").isdigit() else inside
+    parts, shown = path.split("."), inside.count(".") + 1
+    while shown < len(parts) and parts[-shown].replace("–", "").isdigit():
+        shown += 1
+    return ".".join(parts[-shown:])
 
 
 def shorten(path: str, longest: int = LONGEST_NAME) -> str:
@@ -174,7 +193,8 @@ def arrow_tooltip(arrow: Arrow) -> str:
     span = "long" if arrow.style.long else "short"
     ids = arrow.skips if len(arrow.skips) <= MOST_IDS or arrow.style.long else [*arrow.skips[: MOST_IDS - 1], "…"]
     lines = [
-        f"{arrow.tail} → {arrow.head}: {units.size(arrow.bytes)}" + (f", {arrow.times} times" if arrow.times > 1 else ""),
+        f"{arrow.tail} → {arrow.head}: {units.size(arrow.bytes)}"
+        + (f", {arrow.times} times" if arrow.times > 1 else ""),
         f"{span} skip into {arrow.style.kind}" if arrow.style.role == "skip" else arrow.style.role,
         f"{units.plural(len(arrow.skips), 'shortcut')}: {', '.join(ids)}" if arrow.skips else "",
         "held when memory is at its peak" if arrow.held_at_peak else "",
@@ -182,10 +202,13 @@ def arrow_tooltip(arrow: Arrow) -> str:
     return "\n".join(line for line in lines if line)
 
 
-def arrow_label(arrow: Arrow) -> list[str]:
-    """The lines written beside an arrow: the ids of long skips, the number of shortcuts in a bundle."""
+def arrow_label(arrow: Arrow, alone: bool) -> list[str]:
+    """The lines written beside an arrow: the id of a long skip, the number of shortcuts in a bundle.
+
+    Where several long skips end in one merge (not ``alone``), their ids are written in the merge.
+    """
     if arrow.style.long:
-        return [*arrow.skips, units.size(arrow.bytes)] if arrow.skips else []
+        return [*arrow.skips, units.size(arrow.bytes)] if arrow.skips and alone else []
     each = len(arrow.skips) // max(1, arrow.times)
     if arrow.style.role == "skip" and (each > 1 or len(arrow.skips) > arrow.times):
         return [units.plural(len(arrow.skips), "shortcut")]

@@ -2,6 +2,7 @@
 
 Graphviz can take minutes over a drawing and cannot be interrupted from within, and it writes to standard error what
 no user can use, so `skipgraph.report.picture` runs this file in a child process. It imports nothing of skipgraph.
+A drawing in which Graphviz lost an arrow is an error.
 
 Titles of frames are laid out at the left. Where an arrow would run through one, it is moved to the side that fewer
 arrows cross; sizes do not change by that, so the second layout is the first.
@@ -12,6 +13,7 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import Any
 
 Point = tuple[float, float]
@@ -26,6 +28,8 @@ def main() -> None:
     form, source = sys.argv[1], sys.stdin.buffer.read().decode()
     graph = pygraphviz.AGraph(string=source)
     graph.layout(prog="dot")
+    if any(not edge.attr["pos"] for edge in graph.edges() if edge.attr["style"] != "invis"):
+        sys.exit("Graphviz could not route an arrow")
     sides = dict(_better_sides(graph))
     graph = pygraphviz.AGraph(string=source)
     for frame in _frames(graph):
@@ -74,7 +78,7 @@ def _points(position: str) -> Iterator[Point]:
 
 def _crosses(curve: list[Point], low: Point, high: Point) -> bool:
     """Whether a polyline passes through a rectangle, sampled finely enough for a line of text."""
-    for (x0, y0), (x1, y1) in zip(curve, curve[1:], strict=False):
+    for (x0, y0), (x1, y1) in pairwise(curve):
         pieces = max(1, int(max(abs(x1 - x0), abs(y1 - y0)) // 3))
         for k in range(pieces + 1):
             x, y = x0 + (x1 - x0) * k / pieces, y0 + (y1 - y0) * k / pieces

@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from skipgraph.graph import Merge, SkipGraph
+from skipgraph.graph import Merge, Skip, SkipGraph
 from skipgraph.report.drawing import Style
 
 
@@ -31,13 +31,13 @@ def links(graph: SkipGraph, drawn: dict[str, Merge]) -> Iterator[Link]:
     drawn : dict of str to Merge
         By every node that was flattened into them. The shortcuts of all other merges are drawn as plain data.
     """
-    span = {skip.id: skip.span for skip in graph.skips}
+    shortcuts = _shortcut_edges(graph, drawn)
     stems = _stem_edges(graph, drawn)
     gates = {(gate.gate, gate.node) for gate in graph.gates}
     buses = dict(_buses(drawn))
     bundles: dict[str, Link] = {}
-    for tail, head, edge in graph.edges(data=True):
-        ids: tuple[str, ...] = edge.get("skips", ())
+    for tail, head, operand, edge in graph.edges(keys=True, data=True):
+        ids = tuple(skip.id for skip in shortcuts.get((tail, head, operand), ()))
         merge = drawn.get(head)
         if merge and head in buses and tail in buses[head].operands:
             bundle = bundles.setdefault(head, Link(buses[head].node, head, Style("skip", "concat"), 0, (), False))
@@ -46,14 +46,29 @@ def links(graph: SkipGraph, drawn: dict[str, Merge]) -> Iterator[Link]:
             bundle.held_at_peak |= edge.get("held_at_peak", False)
             continue
         if merge and ids:
-            style = Style("skip", merge.kind, any(span[i] == "long" for i in ids))
+            style = Style("skip", merge.kind, any(s.span == "long" for s in shortcuts[tail, head, operand]))
         elif (tail, head) in gates:
             style = Style("gate")
         else:
             style = stems.get((tail, head), Style())
-            ids = ()
         yield Link(tail, head, style, edge.get("bytes", 0), ids, edge.get("held_at_peak", False))
     yield from bundles.values()
+
+
+def _shortcut_edges(graph: SkipGraph, drawn: dict[str, Merge]) -> dict[tuple[str, str, int], list[Skip]]:
+    """The edges on which shortcut operands enter their merges, be it by a node that was flattened into the merge."""
+    found: dict[tuple[str, str, int], list[Skip]] = defaultdict(list)
+    for merge in {id(merge): merge for merge in drawn.values()}.values():
+        nodes = {merge.node, *merge.nodes}
+        for skip in merge.skips:
+            edges = [
+                (skip.operand_node, head, operand)
+                for _, head, operand in graph.out_edges(skip.operand_node, keys=True)
+                if head in nodes
+            ]
+            # x + x has two edges from one node: each skip takes the first that no other has taken.
+            found[min(edges, key=lambda edge: (len(found[edge]), edge[2]))].append(skip)
+    return found
 
 
 def _stem_edges(graph: SkipGraph, drawn: dict[str, Merge]) -> dict[tuple[str, str], Style]:

@@ -10,10 +10,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from skipgraph.errors import SkipgraphError
 from skipgraph.report import layout
-from skipgraph.report.draw import MOST_BOXES, draw
 from skipgraph.report.dot import Look, source
+from skipgraph.report.draw import draw
 from skipgraph.report.registry import Options, register
 
 if TYPE_CHECKING:
@@ -22,8 +21,16 @@ if TYPE_CHECKING:
 TIME_LIMIT_SECONDS = 20.0  # for each try
 
 
-class _TooSlowError(Exception):
-    """The layout was stopped."""
+LOOKS = (
+    ("", Look()),
+    ("", Look(module_frames=False)),
+    ("without frames round its modules", Look(module_frames=False, frames=False)),
+    ("plainly, top down and without frames", Look(module_frames=False, frames=False, arranged=False)),
+)
+
+
+class _LayoutError(Exception):
+    """Graphviz gave up, lost something or was stopped: says so in words for the user."""
 
 
 class _NoGraphvizError(Exception):
@@ -50,46 +57,40 @@ def pdf(inspection: Inspection, options: Options) -> bytes | str:
 
 
 def _picture(inspection: Inspection, options: Options, form: str) -> bytes | str:
-    """The first drawing, from elaborate to plain, that is laid out in time; DOT source if none can be."""
-    tries = _sources(inspection, options)
-    said, best = next(tries)
-    dot = best
-    while True:
+    """The first drawing, from elaborate to plain, that Graphviz can lay out in time; DOT source if there is none."""
+    best, failure = "", ""
+    for changes, dot in _sources(inspection, options):
+        best = best or dot
         try:
             picture = lay_out(dot, form, TIME_LIMIT_SECONDS)
         except _NoGraphvizError:
             options.warn(
                 f"there is no Graphviz to draw with, so this is DOT source, not {form.upper()}: install it by "
-                f"`pip install pygraphviz`, or draw the file elsewhere by `dot -T{form} FILE.dot -o FILE.{form}`"
+                f"`pip install 'skipgraph[svg]'`, or draw the file elsewhere by `dot -T{form} FILE.dot -o FILE.{form}`"
             )
             return best
-        except _TooSlowError:
-            simpler = next(tries, None)
-            if simpler is None:
-                options.warn(
-                    f"Graphviz needs more than {TIME_LIMIT_SECONDS:g} s even for the plainest drawing, so this is DOT "
-                    f"source, not {form.upper()}: try a smaller --depth, or `dot -T{form} FILE.dot -o FILE.{form}`"
-                )
-                return best
-            said, dot = simpler
+        except _LayoutError as error:
+            failure = failure or str(error)
             continue
-        if said:
-            options.warn(said)
+        if failure and changes:
+            options.warn(f"{failure}, so the diagram is drawn {changes}")
         return picture
+    options.warn(
+        f"{failure}, even in the plainest drawing, so this is DOT source, not {form.upper()}: try another --depth, or "
+        f"draw the file by `dot -T{form} FILE.dot -o FILE.{form}`"
+    )
+    return best
 
 
 def _sources(inspection: Inspection, options: Options) -> Iterator[tuple[str, str]]:
-    """Drawings from elaborate to plain, each with what to say to the user if it is the one that comes out."""
-    slow = f"the layout took more than {TIME_LIMIT_SECONDS:g} s, so the diagram is drawn "
+    """Drawings from elaborate to plain, each with what is to be said if it is the one that comes out."""
     drawing = draw(inspection.graph, depth=options.depth, unfold=options.unfold)
-    yield "", source(inspection, drawing)
-    yield slow + "without frames round its modules", source(inspection, drawing, Look(frames=False))
+    for changes, look in LOOKS:
+        yield changes, source(inspection, drawing, look)
     plain = draw(inspection.graph)
-    if len(plain.boxes) > MOST_BOXES // 2:
+    if len(plain.boxes) >= len(drawing.boxes):
         plain = draw(inspection.graph, depth=1)
-    yield slow + "with fewer boxes and without frames: --depth gives another view", source(
-        inspection, plain, Look(frames=False)
-    )
+    yield "plainly and with fewer boxes", source(inspection, plain, LOOKS[-1][1])
 
 
 def lay_out(dot: str, form: str, seconds: float) -> bytes:
@@ -111,23 +112,25 @@ def lay_out(dot: str, form: str, seconds: float) -> bytes:
 
     Raises
     ------
-    SkipgraphError
-        If Graphviz fails on it.
+    _LayoutError
+        If it takes longer, or fails.
+    _NoGraphvizError
+        If there is no Graphviz.
     """
     commands = list(_commands(form))
     if not commands:
         raise _NoGraphvizError
-    failures = []
+    reason = ""
     for command in commands:
         try:
             done = subprocess.run(command, input=dot.encode(), capture_output=True, timeout=seconds, check=False)
         except subprocess.TimeoutExpired:
-            raise _TooSlowError from None
+            raise _LayoutError(f"the layout takes more than {seconds:g} s") from None
         if done.returncode == 0 and done.stdout:
             return done.stdout
-        failures.append(done.stderr.decode(errors="replace").strip().splitlines()[-1:] or [f"status {done.returncode}"])
-    reason = "; ".join(lines[0] for lines in failures)
-    raise SkipgraphError(f"Graphviz could not draw the diagram: {reason}", "Use --format dot, and another Graphviz.")
+        lines = done.stderr.decode(errors="replace").strip().splitlines()
+        reason = reason or (lines[-1] if lines else f"Graphviz ended with status {done.returncode}")
+    raise _LayoutError(reason)
 
 
 def _commands(form: str) -> Iterator[list[str]]:

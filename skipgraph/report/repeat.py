@@ -7,7 +7,6 @@ to the world outside. What then flows from one repetition to the next is drawn a
 
 from __future__ import annotations
 
-import os
 from collections.abc import Hashable, Iterator
 from dataclasses import dataclass, field
 from itertools import groupby
@@ -194,7 +193,7 @@ def _outgoing(sheet: Sheet, name: str, place: dict[str, tuple[int, int]]) -> fro
 def _contract(sheet: Sheet, units: list[list[str]]) -> None:
     """Draw all ``units`` as the first."""
     place = {name: (k, j) for k, unit in enumerate(units) for j, name in enumerate(unit)}
-    first, times = units[0], len(units)
+    first = units[0]
     moved = [arrow for unit in units for name in unit for arrow in [*sheet.into.get(name, {}).values()]]
     moved += [a for unit in units for n in unit for a in sheet.out.get(n, {}).values() if a.head not in place]
     for arrow in moved:
@@ -213,11 +212,9 @@ def _contract(sheet: Sheet, units: list[list[str]]) -> None:
     for j, name in enumerate(first):
         for unit in units[1:]:
             _take_repetition(sheet.boxes[name], sheet.boxes.pop(unit[j]))
-        sheet.boxes[name].times *= 1
     for unit in units[1:]:
         for name in unit:
             sheet.into.pop(name, None), sheet.out.pop(name, None)
-    assert times > 1
 
 
 def _entrance(sheet: Sheet, name: str, unit: set[str], style: Style) -> Arrow:
@@ -259,7 +256,7 @@ def _between(first: str, last: str) -> str:
     """
     if first == last:
         return first
-    same = len(os.path.commonprefix([first, last]))
+    same = next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), min(len(first), len(last)))
     while same and first[same - 1].isdigit():
         same -= 1
     return f"{first}–{last[same:]}" if last[same:].isdigit() else f"{first}–{last}"

@@ -20,14 +20,13 @@ class Row:
     ----------
     name : str
         Id of the merge, "layer3.1–5.add" for several.
-    source : str
-        Where the shortcut starts, likewise; "6 tensors" for a concat with as many shortcuts.
+    merges : list of Merge
+        One for each skip.
     skips : list of list of Skip
         For each skip of the row, its shortcut operands: one for a sum, one or more for a concat.
     """
 
     name: str
-    source: str
     merges: list[Merge]
     skips: list[list[Skip]]
 
@@ -35,6 +34,13 @@ class Row:
     def first(self) -> Skip:
         """A skip that stands for all."""
         return self.skips[0][0]
+
+    def source(self) -> str:
+        """Where the shortcut starts, "layer3.0–4.relu" for several; "6 tensors" for a concat with as many shortcuts."""
+        low, high = min(map(len, self.skips)), max(map(len, self.skips))
+        if high > 1:
+            return f"{low}–{high} tensors" if low != high else f"{high} tensors"
+        return _join_sources([group[0].source for group in self.skips])
 
     def span(self) -> str:
         """A concat is long, and identity, if one of its shortcut operands is."""
@@ -59,17 +65,15 @@ class Row:
 def rows(graph: SkipGraph, *, unfold: bool = False) -> list[Row]:
     """The skips of a graph as rows, in the order of execution; ``unfold``: one for every shortcut operand."""
     if unfold:
-        return [Row(m.id, skip.source, [m], [[skip]]) for m in graph.merges for skip in m.skips]
+        return [Row(skip.id, [merge], [[skip]]) for merge in graph.merges for skip in merge.skips]
     return _together([row for merge in graph.merges for row in _of(merge)])
 
 
 def _of(merge: Merge) -> list[Row]:
     """A concat is one skip, a sum is one for each shortcut operand."""
     if merge.kind == "concat" and merge.skips:
-        sources = list(dict.fromkeys(skip.source for skip in merge.skips))
-        source = sources[0] if len(sources) == 1 else f"{len(sources)} tensors"
-        return [Row(merge.id, source, [merge], [merge.skips])]
-    return [Row(merge.id, skip.source, [merge], [[skip]]) for skip in merge.skips]
+        return [Row(merge.id, [merge], [merge.skips])]
+    return [Row(merge.id, [merge], [[skip]]) for skip in merge.skips]
 
 
 def _together(singles: Sequence[Row]) -> list[Row]:
@@ -103,7 +107,7 @@ def _joined(run: list[Row]) -> Row:
         return run[0]
     merges = [merge for row in run for merge in row.merges]
     skips = [group for row in run for group in row.skips]
-    return Row(join_names([row.name for row in run]), _join_sources([row.source for row in run]), merges, skips)
+    return Row(join_names([row.name for row in run]), merges, skips)
 
 
 def join_names(names: Sequence[str]) -> str:

@@ -174,18 +174,35 @@ class Judge:
 
     def _ends(self, slot: int) -> int:
         """The slots where a main path may end: all but this one and, in a concat, those that read a slice of a tensor
-        of which this one reads only other slices (split and rejoined)."""
+        of which this one reads only other slices (split and rejoined).
+
+        "Only" is meant of all that the operand reads: the tensor dominates it. A dual-path network's dense part reads
+        slices of what its blocks compute as well, and is no part of a split.
+        """
         region = self.region
         ends = region.all_slots & ~(1 << slot)
         if region.candidate.concat:
-            for pieces, whole in region.sliced().values():
-                if whole >> slot & 1 or not any(reached >> slot & 1 for _, reached in pieces):
-                    continue
+            for tensor, (pieces, whole) in region.sliced().items():
                 mine = [part for part, reached in pieces if reached >> slot & 1]
+                if not mine or whole >> slot & 1 or not self._dominated(slot, tensor):
+                    continue
                 for part, reached in pieces:
                     if not reached >> slot & 1 and all(_apart(part, own) for own in mine):
                         ends &= ~reached
         return ends
+
+    def _dominated(self, slot: int, tensor: int) -> bool:
+        """Whether every path to an operand comes through ``tensor``."""
+        stack = [self.region.candidate.slots[slot].node]
+        seen = set(stack)
+        while stack:
+            node = stack.pop()
+            if node < tensor or not self.signal.preds[node]:
+                return False
+            new = [pred for pred in self.signal.preds[node] if pred != tensor and pred not in seen]
+            seen.update(new)
+            stack += new
+        return True
 
     def _disjoint(self, start: int, stem_starts: list[int], source: int, slot: int) -> bool:
         """Whether a main path starts with a slice of the source disjoint from all that the stem starts with."""

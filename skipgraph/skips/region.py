@@ -118,8 +118,10 @@ class Region:
         merges = self.merges[node]
         if is_merge:
             merges |= self.bit_of(node)
-        if signal.resamples[node] or signal.slices[node] is not None or (
-            is_merge and not signal.candidates[node].concat
+        if (
+            signal.resamples[node]
+            or signal.slices[node] is not None
+            or (is_merge and not signal.candidates[node].concat)
         ):
             self.simple = False
         use = node if signal.names[node] else self.last_use[node]

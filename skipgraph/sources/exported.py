@@ -44,12 +44,15 @@ def _pt2_recipe(match: re.Match[str], pretrained: bool) -> Recipe:
         )
     program = _load(path)
     module = program.module()
+    # These only say that the mode cannot be changed, and would stop whoever wants to make sure of it.
+    for switch in ("train", "eval"):
+        module.__dict__.pop(switch, None)
 
     def example(model: torch.nn.Module) -> Example | None:
         example: Example | None = program.example_inputs
         return example
 
-    return Recipe(build=lambda: module, example=example, weights="file", ready=True)
+    return Recipe(build=lambda: module, example=example, weights="file", ready=True, fixed_mode=True)
 
 
 def _load(path: Path) -> torch.export.ExportedProgram:

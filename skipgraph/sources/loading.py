@@ -32,6 +32,8 @@ class Source:
         ``"random"``, ``"pretrained"`` or ``"file"``.
     on_meta : bool
         Whether the model was built without data.
+    fixed_mode : bool
+        Whether training or evaluation mode is part of the model, and cannot be changed.
     notes : list of str
         What the user should know of how the model was built.
     """
@@ -42,6 +44,7 @@ class Source:
     kwargs: dict[str, object]
     weights: Weights
     on_meta: bool
+    fixed_mode: bool = False
     notes: list[str] = field(default_factory=list)
     _with_data: Callable[[], Source] | None = None
 
@@ -112,6 +115,7 @@ def load(
             kwargs,
             "file" if weights is not None else recipe.weights,
             any(parameter.is_meta for parameter in model.parameters()),
+            recipe.fixed_mode,
             notes,
             lambda: assembled("cpu"),
         )

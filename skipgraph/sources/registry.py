@@ -34,12 +34,15 @@ class Recipe:
         What the parameters of the built model are: ``"random"``, ``"pretrained"`` or ``"file"``.
     ready : bool
         The model is there already, or its values matter: there is no point in building it on the meta device.
+    fixed_mode : bool
+        Training or evaluation mode is part of the model, and cannot be changed.
     """
 
     build: Callable[[], torch.nn.Module]
     example: Callable[[torch.nn.Module], Example | None] = field(default=_no_example)
     weights: Weights = "random"
     ready: bool = False
+    fixed_mode: bool = False
 
 
 @dataclass(frozen=True, slots=True)

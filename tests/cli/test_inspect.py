@@ -112,12 +112,20 @@ def test_notes_are_warnings_unless_quiet(write) -> None:
     assert inspect(f"{path}:Rates", *IMAGE, "--quiet").stderr == ""
 
 
-def test_forward_that_reads_a_constant(write) -> None:
+@pytest.mark.parametrize("times", ["self.times = torch.tensor(2)", "self.register_buffer('times', torch.tensor(2))"])
+def test_forward_that_reads_a_constant(write, times: str) -> None:
     path = write(
-        "class Reads(Net):\n    def __init__(self):\n        super().__init__()\n"
-        "        self.register_buffer('times', torch.tensor(2))\n"
-        "    def forward(self, x):\n        for _ in range(self.times.item()):\n"
-        "            x = x + x.relu()\n        return x"
+        f"""
+        class Reads(Net):
+            def __init__(self):
+                super().__init__()
+                {times}
+
+            def forward(self, x):
+                for _ in range(self.times.item()):
+                    x = x + x.relu()
+                return x
+        """
     )
     assert totals(f"{path}:Reads", *IMAGE)["skips"] == 2
 
@@ -132,6 +140,7 @@ def test_exported_program(tmp_path: Path) -> None:
     path = tmp_path / "net.pt2"
     torch.export.save(torch.export.export(torch.nn.Sequential(torch.nn.Linear(4, 4)), (torch.zeros(2, 4),)), path)
     assert totals(path)["flops"] == 2 * 4 * 4
+    assert "stays in the mode" in inspect(path, "--train").stderr
 
 
 @pytest.mark.parametrize("spec", ["timm:resnet18", "torchvision:resnet18"])

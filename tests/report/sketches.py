@@ -66,7 +66,15 @@ class Sketch:
         flops = parameters * math.prod(space) // (stride**2 if transposed else 1)
         shape = (batch, channels, *space)
         return self.node(
-            path, "convolution", "layer", [x], shape, module=path, flops=flops, parameters=parameters, resamples=stride > 1
+            path,
+            "convolution",
+            "layer",
+            [x],
+            shape,
+            module=path,
+            flops=flops,
+            parameters=parameters,
+            resamples=stride > 1,
         )
 
     def linear(self, path: str, x: str, features: int) -> str:
@@ -276,7 +284,14 @@ def vit(blocks: int = 12, width: int = 768, tokens: int = 197) -> SkipGraph:
     s.module("conv_proj", "Conv2d")
     flops = 16 * 16 * 3 * width * 196
     x = s.node(
-        "conv_proj", "convolution", "layer", [x], (1, width, 14, 14), module="conv_proj", flops=flops, parameters=16 * 16 * 3 * width
+        "conv_proj",
+        "convolution",
+        "layer",
+        [x],
+        (1, width, 14, 14),
+        module="conv_proj",
+        flops=flops,
+        parameters=16 * 16 * 3 * width,
     )
     x = s.node("reshape", "view", "view", [x], (1, width, 196), is_view=True)
     x = s.node("permute", "permute", "view", [x], (1, 196, width), is_view=True)

@@ -91,15 +91,15 @@ def inspect(
         raise UsageError(f"--json and --format {format} were both given", "Give one of them.")
     if output is not None:
         check_target(output, force=force)
+    warn = _ignore if quiet else _warn
 
     with _our_output_only(), progress(f"Inspecting {spec}", quiet=quiet):
         from skipgraph import report
 
         chosen = format_for(output, "json" if json else format, report.formats())
         inspection = _inspect(spec, inputs or [], weights, pretrained, device, dtype, seed, train)
-    if not quiet:
-        for warning in inspection.warnings:
-            _warn(warning)
+    for warning in inspection.warnings:
+        warn(warning)
 
     with progress(f"Writing {chosen}", quiet=quiet):
         seen = output is None and sys.stdout.isatty()
@@ -111,15 +111,15 @@ def inspect(
             what_if=what_if,
             color=seen and "NO_COLOR" not in os.environ,
             width=shutil.get_terminal_size().columns if seen else None,
-            warn=_ignored if quiet else _warn,
+            warn=warn,
         )
-    if output is not None and chosen != "dot" and report.is_dot(content):
-        output = output.with_suffix(".dot")
-        say(f"warning: there is no Graphviz to draw it, so its source is in {output}")
     if output is None:
         write_standard_output(content)
-    else:
-        write_file(output, content, force=force)
+        return
+    if chosen != "dot" and report.is_dot(content):
+        output = output.with_suffix(".dot")
+        _warn(f"the diagram's source was written instead, to {output}")
+    write_file(output, content, force=force)
 
 
 def _inspect(
@@ -152,8 +152,8 @@ def _warn(message: str) -> None:
     say(f"warning: {message}")
 
 
-def _ignored(message: str) -> None:
-    pass
+def _ignore(message: str) -> None:
+    """The warnings of a quiet run."""
 
 
 @contextlib.contextmanager

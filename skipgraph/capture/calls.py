@@ -1,0 +1,299 @@
+"""Watch one forward at the level of the user's calls, and write it down as an fx graph that runs again."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import fields, is_dataclass
+from types import MethodWrapperType
+from typing import Any
+
+import torch
+from torch import fx
+from torch.overrides import TorchFunctionMode
+from torch.utils.checkpoint import CheckpointFunction
+
+_OPERATORS: dict[str, Any] = {
+    "__getitem__": operator.getitem, "__setitem__": operator.setitem, "__add__": operator.add,
+    "__sub__": operator.sub, "__mul__": operator.mul, "__truediv__": operator.truediv, "__matmul__": operator.matmul,
+    "__pow__": operator.pow, "__neg__": operator.neg, "__iadd__": operator.iadd, "__isub__": operator.isub,
+    "__imul__": operator.imul, "__itruediv__": operator.itruediv, "__and__": operator.and_, "__or__": operator.or_,
+    "__invert__": operator.invert, "__lt__": operator.lt, "__le__": operator.le, "__gt__": operator.gt,
+    "__ge__": operator.ge, "__eq__": operator.eq, "__ne__": operator.ne,
+}  # fmt: skip
+
+# Containers of torch.nn that add up what they hold: their insides are part of the graph.
+_ENTERED = (
+    torch.nn.Sequential, torch.nn.ModuleList, torch.nn.ModuleDict, torch.nn.Transformer, torch.nn.TransformerEncoder,
+    torch.nn.TransformerDecoder, torch.nn.TransformerEncoderLayer, torch.nn.TransformerDecoderLayer,
+    torch.nn.LSTMCell, torch.nn.GRUCell, torch.nn.RNNCell,
+)  # fmt: skip
+
+
+def is_leaf(module: torch.nn.Module) -> bool:
+    """Whether a module stays one call: a layer of torch.nn."""
+    return type(module).__module__.startswith(("torch.nn.", "torch.ao.nn.")) and not isinstance(module, _ENTERED)
+
+
+class CallTracer(TorchFunctionMode):
+    """Writes every call of a forward into ``graph``; tensors are known by identity, and kept alive for that.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        The root that ``get_attr`` and ``call_module`` targets refer to.
+    """
+
+    def __init__(self, model: torch.nn.Module) -> None:
+        self.model = model
+        self.graph = fx.Graph()
+        self.constants: dict[str, torch.Tensor] = {}
+        self._nodes: dict[int, fx.Node] = {}
+        self._alive: list[Any] = []
+        self._inside = 0
+        self._paths = {id(module): path for path, module in model.named_modules()}
+        self._names = dict(_tensor_names(model))
+        self._first_input: fx.Node | None = None
+        self._device: torch.device | None = None
+        self._device_node: fx.Node | None = None
+        self._grad = torch.is_grad_enabled()
+        self._grad_before: fx.Node | None = None
+        self._autocast: tuple[Any, ...] | None = None
+        self._autocast_node: fx.Node | None = None
+
+    # -- inputs and outputs ------------------------------------------------------------------------------------------
+
+    def add_input(self, name: str, tree: Any) -> None:
+        """A placeholder for one argument of the forward, and what is inside it."""
+        self._bind(self.graph.placeholder(name), tree)
+
+    def _bind(self, node: fx.Node, tree: Any) -> None:
+        if isinstance(tree, torch.Tensor):
+            self._nodes[id(tree)] = node
+            self._alive.append(tree)
+            node.meta["shape"] = tuple(tree.shape)
+            if self._first_input is None:
+                self._first_input, self._device = node, tree.device
+        elif isinstance(tree, Mapping):
+            for key, value in tree.items():
+                if _has_tensor(value):
+                    self._bind(self.graph.call_function(operator.getitem, (node, key)), value)
+        elif isinstance(tree, (list, tuple)):
+            for place, value in enumerate(tree):
+                if _has_tensor(value):
+                    self._bind(self.graph.call_function(operator.getitem, (node, place)), value)
+        elif is_dataclass(tree) and not isinstance(tree, type):
+            for field in fields(tree):
+                if _has_tensor(value := getattr(tree, field.name)):
+                    self._bind(self.graph.call_function(getattr, (node, field.name)), value)
+
+    def set_output(self, tree: Any) -> None:
+        """What the forward returns."""
+        self._leave_regions()
+        self.graph.output(self._result(tree))
+
+    def _result(self, tree: Any) -> Any:
+        if isinstance(tree, torch.Tensor):
+            return self._node(tree)
+        if isinstance(tree, Mapping) and type(tree) is not dict:
+            return self.graph.call_function(type(tree), (), {key: self._result(value) for key, value in tree.items()})
+        if isinstance(tree, dict):
+            return {key: self._result(value) for key, value in tree.items()}
+        if isinstance(tree, tuple) and hasattr(tree, "_fields"):
+            return self.graph.call_function(type(tree), tuple(self._result(value) for value in tree))
+        if isinstance(tree, (list, tuple)):
+            return type(tree)(self._result(value) for value in tree)
+        if is_dataclass(tree) and not isinstance(tree, type):
+            given = {field.name: self._result(getattr(tree, field.name)) for field in fields(tree)}
+            return self.graph.call_function(type(tree), (), given)
+        return tree
+
+    # -- calls -------------------------------------------------------------------------------------------------------
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if self._inside:
+            return func(*args, **kwargs)
+        if func is torch._C._set_grad_enabled:
+            return func(*args, **kwargs)
+        self._follow_regions()
+        # Arguments are read before the call: what it writes in place is named by the call itself.
+        given = self._argument(args), self._argument(kwargs)
+        self._inside += 1
+        try:
+            result = func(*args, **kwargs)
+        finally:
+            self._inside -= 1
+        writes = getattr(func, "__name__", "") in ("__setitem__", "copy_", "backward")
+        if _has_tensor(result) or (result is None and writes):
+            self._adopt(self._call(func, *given), result)
+        return result
+
+    def _call(self, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> fx.Node:
+        if type(function) is MethodWrapperType:
+            return self.graph.call_function(getattr, (args[0], function.__self__.__name__))
+        name = getattr(function, "__name__", "")
+        if getattr(torch.Tensor, name, None) is function or hasattr(function, "__objclass__"):
+            if name in _OPERATORS:
+                return self.graph.call_function(_OPERATORS[name], args, kwargs)
+            return self.graph.call_method(name, args, kwargs)
+        return self.graph.call_function(function, args, kwargs)
+
+    def _adopt(self, node: fx.Node, result: Any) -> None:
+        if isinstance(result, torch.Tensor):
+            self._nodes[id(result)] = node
+            self._alive.append(result)
+            node.meta["shape"] = tuple(result.shape)
+        else:
+            self._bind(node, result)
+
+    def _argument(self, tree: Any) -> Any:
+        if isinstance(tree, torch.Tensor):
+            return self._node(tree)
+        if isinstance(tree, dict):
+            return {key: self._argument(value) for key, value in tree.items()}
+        if isinstance(tree, (list, tuple)):
+            return (
+                type(tree)([self._argument(value) for value in tree])
+                if type(tree) in (list, tuple)
+                else tuple(self._argument(value) for value in tree)
+            )
+        if isinstance(tree, slice):
+            return slice(self._argument(tree.start), self._argument(tree.stop), self._argument(tree.step))
+        if isinstance(tree, torch.device) or tree in ("meta",):
+            return self._device_argument(torch.device(tree))
+        return tree
+
+    def _device_argument(self, device: torch.device) -> Any:
+        """The device of the inputs where the code asked for that, so that the graph moves with them."""
+        if device != self._device or self._first_input is None:
+            return device
+        if self._device_node is None:
+            with self.graph.inserting_after(self._last_placeholder()):
+                self._device_node = self.graph.call_function(getattr, (self._first_input, "device"))
+        return self._device_node
+
+    def _last_placeholder(self) -> fx.Node:
+        assert self._first_input is not None
+        last = self._first_input
+        for node in self.graph.nodes:
+            if node.op == "placeholder":
+                last = max(last, node)
+        return last
+
+    def _node(self, tensor: torch.Tensor) -> fx.Node:
+        node = self._nodes.get(id(tensor))
+        if node is None:
+            name = self._names.get(id(tensor))
+            if name is None:
+                name = f"_constant_{len(self.constants)}"
+                self.constants[name] = tensor
+            node = self._nodes[id(tensor)] = self.graph.get_attr(name)
+            node.meta["shape"] = tuple(tensor.shape)
+            self._alive.append(tensor)
+        return node
+
+    # -- regions -----------------------------------------------------------------------------------------------------
+
+    def _follow_regions(self) -> None:
+        """Write down where gradients are switched off and autocast on, by what holds when a call is made."""
+        grad = torch.is_grad_enabled()
+        if grad != self._grad:
+            if self._grad_before is None:
+                self._grad_before = self.graph.call_function(torch.is_grad_enabled)
+                self.graph.call_function(torch._C._set_grad_enabled, (grad,))
+            else:
+                self.graph.call_function(torch._C._set_grad_enabled, (self._grad_before,))
+                self._grad_before = None
+            self._grad = grad
+        autocast = _autocast_state()
+        if autocast != self._autocast:
+            if self._autocast_node is not None:
+                self.graph.call_function(torch.amp.autocast_mode._exit_autocast, (self._autocast_node,))
+            self._autocast_node = autocast and self.graph.call_function(
+                torch.amp.autocast_mode._enter_autocast, (*autocast, None)
+            )
+            self._autocast = autocast
+
+    def _leave_regions(self) -> None:
+        self._follow_regions()
+
+    # -- modules and custom functions --------------------------------------------------------------------------------
+
+    def call_leaf(self, run: Callable[[], Any], node: Callable[[], fx.Node]) -> Any:
+        """Run something that stays one call."""
+        self._follow_regions()
+        made = node()
+        self._inside += 1
+        try:
+            result = run()
+        finally:
+            self._inside -= 1
+        self._adopt(made, result)
+        return result
+
+    @contextmanager
+    def watch(self) -> Iterator[None]:
+        """Trace what runs in this block."""
+        original = torch.nn.Module.__call__
+        apply = torch.autograd.Function.__dict__["apply"]
+
+        def module_call(module: torch.nn.Module, *args: Any, **kwargs: Any) -> Any:
+            path = self._paths.get(id(module))
+            if self._inside or not path or not is_leaf(module):
+                return original(module, *args, **kwargs)
+            return self.call_leaf(
+                lambda: original(module, *args, **kwargs),
+                lambda: self.graph.call_module(path, self._argument(args), self._argument(kwargs)),
+            )
+
+        def function_apply(cls: type, *args: Any) -> Any:
+            if self._inside:
+                return apply.__func__(cls, *args)
+            if cls is CheckpointFunction:  # recomputation is the backward pass's business
+                return args[0](*args[2:])
+            return self.call_leaf(
+                lambda: apply.__func__(cls, *args),
+                lambda: self.graph.call_function(cls.apply, self._argument(args)),  # type: ignore[attr-defined]
+            )
+
+        torch.nn.Module.__call__ = module_call  # type: ignore[method-assign]
+        torch.autograd.Function.apply = classmethod(function_apply)  # type: ignore[method-assign, assignment]
+        try:
+            with self:
+                yield
+        finally:
+            torch.nn.Module.__call__ = original  # type: ignore[method-assign]
+            torch.autograd.Function.apply = apply  # type: ignore[method-assign]
+
+
+def _autocast_state() -> tuple[str, torch.dtype, bool] | None:
+    for device in ("cpu", "cuda"):
+        if torch.is_autocast_enabled(device):
+            return device, torch.get_autocast_dtype(device), True
+    return None
+
+
+def _has_tensor(tree: Any) -> bool:
+    if isinstance(tree, torch.Tensor):
+        return True
+    if isinstance(tree, Mapping):
+        return any(_has_tensor(value) for value in tree.values())
+    if isinstance(tree, (list, tuple)):
+        return any(_has_tensor(value) for value in tree)
+    return (
+        is_dataclass(tree)
+        and not isinstance(tree, type)
+        and any(_has_tensor(getattr(tree, field.name)) for field in fields(tree))
+    )
+
+
+def _tensor_names(model: torch.nn.Module) -> Iterator[tuple[int, str]]:
+    """Identity and qualified name of every tensor that a module holds, plain attributes included."""
+    for path, module in model.named_modules():
+        prefix = f"{path}." if path else ""
+        for table in (module.__dict__, module._buffers, module._parameters):
+            for name, value in table.items():
+                if isinstance(value, torch.Tensor):
+                    yield id(value), prefix + name

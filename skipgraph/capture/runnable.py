@@ -1,0 +1,154 @@
+"""The captured forward as a module that runs: same outputs, same gradients, same state dict."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from contextlib import ExitStack
+from typing import Any
+
+import torch
+from torch import fx
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from skipgraph.capture.calls import CallTracer
+from skipgraph.capture.conditions import undisturbed
+from skipgraph.capture.modes import joined
+from skipgraph.capture.sizes import generalise
+from skipgraph.capture.substitution import borrowed, fake_substitute, to_meta
+from skipgraph.capture.tracer import Inputs, by_name, capture_error
+from skipgraph.capture.trees import map_tensors
+
+
+class Captured(torch.nn.Module):
+    """A model whose forward is a graph of its calls.
+
+    It holds the very submodules, parameters and buffers of the model that it was captured from, under the same names
+    (deep-copy it for tensors of its own).
+
+    Attributes
+    ----------
+    graphs : dict
+        ``{False: graph of evaluation, True: graph of training}``; one and the same object where they do not differ.
+    fixed_sizes : tuple of str
+        What had to be asserted: ``"x.size(2) == 224"``. Other sizes raise an `AssertionError` that says so.
+    """
+
+    def __init__(
+        self,
+        model: torch.nn.Module,
+        graphs: dict[bool, fx.Graph],
+        constants: dict[str, torch.Tensor],
+        fixed_sizes: tuple[str, ...],
+    ) -> None:
+        super().__init__()
+        for name, value in model.__dict__.items():
+            if name not in self.__dict__ and isinstance(value, torch.Tensor):
+                self.__dict__[name] = value
+        self._parameters.update(model._parameters)
+        self._buffers.update(model._buffers)
+        self._non_persistent_buffers_set.update(model._non_persistent_buffers_set)
+        self._modules.update(model._modules)
+        for name, tensor in constants.items():
+            self.register_buffer(name, tensor, persistent=False)
+        self.training = model.training
+        self.graphs = graphs
+        self.fixed_sizes = fixed_sizes
+        self._forwards = {mode: _compiled(graph) for mode, graph in graphs.items()}
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the graph of the present mode."""
+        return self._forwards[self.training](self, *args, **kwargs)
+
+    def code(self, *, training: bool = False) -> str:
+        """The Python that runs, as text."""
+        return self.graphs[training].python_code("self").src
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Captured:
+        new = Captured.__new__(Captured)
+        torch.nn.Module.__init__(new)
+        shared = {"graphs": self.graphs, "_forwards": self._forwards}
+        for name, value in self.__dict__.items():
+            new.__dict__[name] = shared[name] if name in shared else copy.deepcopy(value, memo)
+        return new
+
+
+def runnable(model: torch.nn.Module, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Captured:
+    """Capture ``model`` so that it can be run again, in both modes, at other sizes.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        On any device; it is the same afterwards.
+    args, kwargs : tuple, dict
+        Example inputs; their shapes are the sizes that are traced first.
+
+    Returns
+    -------
+    Captured
+        A module with the same outputs and gradients, bit for bit, and the same state-dict keys. It runs at every
+        batch size, and at other spatial sizes wherever each size that the forward uses as data is an expression in
+        the sizes of its inputs, found from traces at other sizes and checked at one more; where it is not, the sizes
+        that were traced are asserted.
+
+    Raises
+    ------
+    CaptureError
+        If the forward cannot be run without data.
+    """
+    inputs = (tuple(args), dict(kwargs or {}))
+    graphs: dict[bool, fx.Graph] = {}
+    constants: dict[str, torch.Tensor] = {}
+    fixed: list[str] = []
+    for mode in (False, True):
+        tracer, on_fake = _first_trace(model, inputs, mode)
+
+        def trace(other: Inputs, mode: bool = mode, on_fake: bool = on_fake) -> fx.Graph:
+            return _trace(model, other, mode, on_fake=on_fake).graph
+
+        asserted = generalise(tracer.graph, inputs, trace)
+        graphs[mode] = tracer.graph
+        constants |= tracer.constants
+        fixed += [text for text in asserted if text not in fixed]
+    one = joined(graphs[False], graphs[True])
+    if one is not None:
+        graphs = {False: one, True: one}
+    return Captured(model, graphs, constants, tuple(fixed))
+
+
+def _first_trace(model: torch.nn.Module, inputs: Inputs, training: bool) -> tuple[CallTracer, bool]:
+    """The trace at the given sizes, and whether it took fake tensors."""
+    try:
+        return _trace(model, inputs, training, on_fake=False), False
+    except Exception:
+        try:
+            return _trace(model, inputs, training, on_fake=True), True
+        except Exception as error:
+            raise capture_error(model, inputs, error, "") from error
+
+
+def _trace(model: torch.nn.Module, inputs: Inputs, training: bool, *, on_fake: bool) -> CallTracer:
+    """The calls of one forward, on meta tensors or on fake CPU tensors."""
+    fake = FakeTensorMode(allow_non_fake_inputs=True) if on_fake else None
+    substitute = fake_substitute(fake) if fake else to_meta
+    with ExitStack() as stack:
+        stack.enter_context(undisturbed())
+        stack.enter_context(borrowed(model, substitute, training=training, attributes=not on_fake))
+        args, kwargs = map_tensors(substitute, inputs)
+        stack.enter_context(torch.enable_grad())
+        tracer = CallTracer(model)
+        for name, tree in by_name(model, args, kwargs).items():
+            tracer.add_input(name, tree)
+        if fake is not None:
+            stack.enter_context(fake)
+        with tracer.watch():
+            result = model(*args, **kwargs)
+        tracer.set_output(result)
+    return tracer
+
+
+def _compiled(graph: fx.Graph) -> Callable[..., Any]:
+    code = graph.python_code("self")
+    names = dict(code.globals)
+    exec(compile(code.src, "<skipgraph captured forward>", "exec"), names)
+    return names["forward"]
