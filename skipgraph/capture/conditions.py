@@ -13,18 +13,17 @@ import torch
 @contextmanager
 def undisturbed() -> Iterator[None]:
     """No garbage collection (thousands of records are made, none of them garbage), no fused encoder layer (it shows
-    no sum), and no log of what fake tensors cannot do (the caller tells the user in its own words)."""
+    no sum), and no log of what torch cannot do (the caller tells the user in its own words)."""
     collecting = gc.isenabled()
     fast_path = torch.backends.mha.get_fastpath_enabled()
-    log = logging.getLogger("torch._subclasses.fake_tensor")
-    silent = log.disabled
+    threshold = logging.root.manager.disable
     gc.disable()
     torch.backends.mha.set_fastpath_enabled(False)
-    log.disabled = True
+    logging.disable(logging.CRITICAL)
     try:
         yield
     finally:
-        log.disabled = silent
+        logging.disable(threshold)
         torch.backends.mha.set_fastpath_enabled(fast_path)
         if collecting:
             gc.enable()

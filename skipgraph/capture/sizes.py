@@ -18,18 +18,28 @@ from skipgraph.capture.trees import map_tensors, tensors
 Trace = Callable[[Any], fx.Graph]
 Dimension = tuple[int, int]  # position of a node in its graph, axis
 
-_STEPS = (32, 16, 64, 1)  # networks halve their input up to five times
+# Networks halve their input up to five times: sizes that differ by a multiple of this take the same way through most.
+_STEP = 32
 _CEILINGS = (2, 4, 7, 8, 14, 16, 32)
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Symbol:
-    """One size of the inputs, at every place where it stands."""
+    """One size of the inputs, at every place where it stands.
+
+    ``graphs`` are traces at the sizes ``tried``. Where an odd size takes another way, ``step`` says by what multiple
+    the size may differ.
+    """
 
     places: list[tuple[int, int]]  # number of the input tensor, axis
     size: int
     graphs: list[fx.Graph] = field(default_factory=list)
-    tried: int = 0  # the size of the first of these graphs
+    tried: tuple[int, ...] = ()
+    step: int = 1
+
+    @property
+    def is_batch(self) -> bool:
+        return self.places[0][1] == 0
 
 
 @dataclass(slots=True, frozen=True)
@@ -80,38 +90,93 @@ def generalise(graph: fx.Graph, inputs: Any, trace: Trace) -> tuple[str, ...]:
         The assertions that were put in for sizes that cannot be carried over.
     """
     nodes = list(graph.nodes)
-    free, fixed = [], []
-    for symbol in _symbols(inputs):
-        symbol.graphs = _traces(symbol, inputs, trace, nodes)
-        (free if symbol.graphs else fixed).append(symbol)
+    free, fixed = _probed(inputs, trace, nodes)
     while True:
-        variants = [list(other.nodes) for symbol in free for other in symbol.graphs]
-        joint = _joint(free, inputs, trace, nodes) if len(free) > 1 else None
-        fits, culprits = _fits(nodes, free, variants, joint)
+        joint = _joint(free, inputs, trace)
+        if joint is not None and not _same_calls(nodes, joint):
+            spatial = [symbol for symbol in free if not symbol.is_batch]
+            culprits: list[_Symbol] = spatial or free
+            fits: dict[int, dict[Path, _Fit]] = {}
+        else:
+            fits, culprits = _fits(nodes, free, joint)
         if not culprits:
             break
-        fixed += [symbol for symbol in free if symbol in culprits]
-        free = [symbol for symbol in free if symbol not in culprits]
+        for symbol in culprits:
+            # What an odd size upsets may still hold at multiples of the step.
+            if symbol.step == 1 and not symbol.is_batch and len(symbol.graphs) > 2:
+                symbol.graphs, symbol.tried, symbol.step = symbol.graphs[:2], symbol.tried[:2], _STEP
+            else:
+                free.remove(symbol)
+                fixed.append(symbol)
     _rewrite(graph, nodes, fits)
-    return _assert_sizes(graph, nodes, fixed)
+    return _assert_sizes(graph, nodes, free, fixed)
 
 
 # -- traces at other sizes -------------------------------------------------------------------------------------------
 
 
+def _probed(inputs: Any, trace: Trace, nodes: list[fx.Node]) -> tuple[list[_Symbol], list[_Symbol]]:
+    """The sizes that can be varied, with traces, and those that cannot.
+
+    Sizes that cannot be varied one by one are tried together where they are equal: height and width of a model that
+    wants squares.
+    """
+    free, fixed, stubborn = [], [], []
+    for symbol in _symbols(inputs):
+        runs = _probe(symbol, inputs, trace, nodes)
+        (free if symbol.graphs else fixed if runs else stubborn).append(symbol)
+    together: dict[int, _Symbol] = {}
+    for symbol in stubborn:
+        together.setdefault(symbol.size, _Symbol([], symbol.size)).places.extend(symbol.places)
+    for symbol in together.values():
+        if len(symbol.places) > 1:
+            _probe(symbol, inputs, trace, nodes)
+        (free if symbol.graphs else fixed).append(symbol)
+    return free, fixed
+
+
 def _symbols(inputs: Any) -> list[_Symbol]:
-    """The batch, then the other sizes of the inputs; equal sizes on equal axes go together."""
+    """The batch, then the other sizes of the inputs; equal sizes of several inputs on one axis go together."""
     found: dict[tuple[int, int], _Symbol] = {}
     for number, tensor in enumerate(tensors(inputs)):
         for axis, size in enumerate(tensor.shape):
-            # Two spatial axes of one size may have to stay equal: they are varied together.
-            key = (min(axis, 2), size)
-            found.setdefault(key, _Symbol([], size)).places.append((number, axis))
+            found.setdefault((axis, size), _Symbol([], size)).places.append((number, axis))
     return sorted(found.values(), key=lambda symbol: symbol.places[0][1])
 
 
-def _resized(inputs: Any, changes: list[tuple[_Symbol, int]]) -> Any:
-    sizes = {place: size for symbol, size in changes for place in symbol.places}
+def _candidates(symbol: _Symbol) -> list[tuple[int, ...]]:
+    """Other sizes to trace at: two by which expressions are found and checked, then rougher ones that the model need
+    not run at; several such sets."""
+    size = symbol.size
+    if symbol.is_batch:
+        return [(size + 1, size + 3)]
+    if size >= _STEP:
+        half = _STEP // 2
+        return [(size + _STEP, size + 2 * _STEP, size + half, size + 7), (size - _STEP, size - half, size - 7)]
+    return [(size + 2, size + 4, size + 3), (2 * size, 3 * size, 2 * size + 1), (size - 1, size - 2, size - 3)]
+
+
+def _probe(symbol: _Symbol, inputs: Any, trace: Trace, nodes: list[fx.Node]) -> bool:
+    """Fill in the traces of ``symbol`` that have the structure of ``nodes``; whether the model runs at other sizes."""
+    for sizes in _candidates(symbol):
+        found: list[fx.Graph | None] = []
+        for size in sizes:
+            try:
+                found.append(trace(_resized(inputs, dict.fromkeys(symbol.places, size))))
+            except Exception:
+                found.append(None)  # the model itself does not run at this size
+        if found[0] is None or found[1] is None:
+            continue
+        if all(_same_calls(nodes, list(graph.nodes)) for graph in found[:2] if graph is not None):
+            run = [(graph, size) for graph, size in zip(found, sizes, strict=True) if graph is not None]
+            if not all(_same_calls(nodes, list(graph.nodes)) for graph, _ in run):
+                run, symbol.step = run[:2], _STEP
+            symbol.graphs, symbol.tried = [graph for graph, _ in run], tuple(size for _, size in run)
+        return True
+    return False
+
+
+def _resized(inputs: Any, sizes: dict[tuple[int, int], int]) -> Any:
     numbers = {id(tensor): number for number, tensor in enumerate(tensors(inputs))}
 
     def resized(tensor: torch.Tensor) -> torch.Tensor:
@@ -122,39 +187,15 @@ def _resized(inputs: Any, changes: list[tuple[_Symbol, int]]) -> Any:
     return map_tensors(resized, inputs)
 
 
-def _candidates(symbol: _Symbol) -> Iterator[tuple[int, int]]:
-    """Pairs of other sizes to try: one to fit, one to check."""
-    if symbol.places[0][1] == 0:
-        yield symbol.size + 1, symbol.size + 3
-    else:
-        for step in _STEPS:
-            if step <= symbol.size:
-                yield symbol.size + step, symbol.size + 2 * step
-        if symbol.size > 3:
-            yield symbol.size - 1, symbol.size - 2
-
-
-def _traces(symbol: _Symbol, inputs: Any, trace: Trace, nodes: list[fx.Node]) -> list[fx.Graph]:
-    """Graphs of the same structure at two other sizes, or none."""
-    for sizes in _candidates(symbol):
-        try:
-            graphs = [trace(_resized(inputs, [(symbol, size)])) for size in sizes]
-        except Exception:  # noqa: S112 - the model itself does not run at this size: try another
-            continue
-        if all(_same_calls(nodes, list(graph.nodes)) for graph in graphs):
-            symbol.tried = sizes[0]
-            return graphs
-    return []
-
-
-def _joint(free: list[_Symbol], inputs: Any, trace: Trace, nodes: list[fx.Node]) -> list[fx.Node] | None:
+def _joint(free: list[_Symbol], inputs: Any, trace: Trace) -> list[fx.Node] | None:
     """All free sizes changed at once: the check that products of sizes were told apart rightly."""
-    changes = [(symbol, symbol.tried) for symbol in free]
+    if len(free) < 2:
+        return None
+    sizes = {place: symbol.tried[number % 2] for number, symbol in enumerate(free) for place in symbol.places}
     try:
-        others = list(trace(_resized(inputs, changes)).nodes)
+        return list(trace(_resized(inputs, sizes)).nodes)
     except Exception:
         return None
-    return others if _same_calls(nodes, others) else None
 
 
 def _same_calls(nodes: list[fx.Node], others: list[fx.Node]) -> bool:
@@ -190,10 +231,11 @@ def _leaves(tree: Any, path: Path = ()) -> Iterator[tuple[Path, Any]]:
 
 
 def _fits(
-    nodes: list[fx.Node], free: list[_Symbol], variants: list[list[fx.Node]], joint: list[fx.Node] | None
+    nodes: list[fx.Node], free: list[_Symbol], joint: list[fx.Node] | None
 ) -> tuple[dict[int, dict[Path, _Fit]], list[_Symbol]]:
     """An expression for every value that moves with a size; the symbols that one could not be found for."""
     fits: dict[int, dict[Path, _Fit]] = {}
+    variants = [list(graph.nodes) for symbol in free for graph in symbol.graphs]
     traces = [nodes, *variants, *([joint] if joint else [])]
     owners = [symbol for symbol in free for _ in symbol.graphs]
     inputs = [
@@ -212,8 +254,8 @@ def _fits(
             near = [(place_of[n], axis) for n in node.all_input_nodes for axis in range(len(n.meta.get("shape", ())))]
             fit = _fit(values, [*near, *inputs], traces)
             if fit is None:
-                moved = [owner for owner, other in zip(owners, values[1:], strict=False) if other != value]
-                return {}, moved or free
+                moved = dict.fromkeys(o for o, other in zip(owners, values[1:], strict=False) if other != value)
+                return {}, list(moved) or free
             fits.setdefault(place, {})[path] = fit
     return fits, []
 
@@ -240,8 +282,8 @@ def _fit(values: list[Any], dimensions: list[Dimension], traces: list[list[fx.No
                 ratio = Fraction(values[0], product)
                 if holds(fit := _Fit(chosen, ratio.numerator, ratio.denominator)):
                     return fit
-            if count == 1 and holds(fit := _Fit(chosen, offset=values[0] - product)):
-                return fit
+            if count == 1 and (line := _line(values, chosen, traces)) is not None and holds(line):
+                return line
         if count == 1:
             for dimension in dimensions:
                 for divisor in _CEILINGS:
@@ -251,6 +293,19 @@ def _fit(values: list[Any], dimensions: list[Dimension], traces: list[list[fx.No
         if len(dimensions) > 12:
             dimensions = dimensions[:12]
     return None
+
+
+def _line(values: list[int], dimension: tuple[Dimension, ...], traces: list[list[fx.Node]]) -> _Fit | None:
+    """The straight line through the values over one dimension: what crops and unpadded convolutions leave."""
+    at = [_Fit(dimension).value(trace) for trace in traces]
+    other = next((place for place, size in enumerate(at) if size != at[0]), None)
+    if other is None:
+        return None
+    slope = Fraction(values[other] - values[0], at[other] - at[0])
+    offset = (values[0] - slope * at[0]) * slope.denominator
+    return (
+        _Fit(dimension, slope.numerator, slope.denominator, int(offset)) if slope and offset.denominator == 1 else None
+    )
 
 
 # -- the graph with its expressions and assertions -------------------------------------------------------------------
@@ -278,24 +333,35 @@ def _replaced(tree: Any, path: Path, made: dict[Path, fx.Node]) -> Any:
     return tree
 
 
-def _assert_sizes(graph: fx.Graph, nodes: list[fx.Node], fixed: list[_Symbol]) -> tuple[str, ...]:
-    """Assert at the start what was traced of every size that cannot be carried over."""
-    tensors_in = [node for node in nodes if "shape" in node.meta and _is_input(node)]
+def _assert_sizes(graph: fx.Graph, nodes: list[fx.Node], free: list[_Symbol], fixed: list[_Symbol]) -> tuple[str, ...]:
+    """Assert at the start what was traced of every size that cannot be carried over, or by steps alone."""
+    inputs = [node for node in nodes if "shape" in node.meta and _is_input(node)]
     texts = []
-    after = tensors_in[-1] if tensors_in else None
-    for symbol in fixed:
+    after = inputs[-1] if inputs else None
+    limited = [symbol for symbol in free if symbol.step > 1]
+    for symbol in [*fixed, *limited]:
         for number, axis in symbol.places:
-            node = tensors_in[number]
-            text = f"{node.name}.size({axis}) == {symbol.size}"
+            node, wanted = inputs[number], symbol.size
+            text = f"{node.name}.size({axis}) == {wanted}"
+            if symbol.step > 1 and symbol in limited:
+                wanted %= symbol.step
+                text = f"{node.name}.size({axis}) % {symbol.step} == {wanted}"
             texts.append(text)
             assert after is not None
-            with graph.inserting_after(after):
-                size = graph.call_method("size", (node, axis))
-            with graph.inserting_after(size):
-                equal = graph.call_function(operator.eq, (size, symbol.size))
-            with graph.inserting_after(equal):
-                message = (
-                    f"captured at {text}, and this size cannot be carried over: capture again at the size you need"
-                )
-                after = graph.call_function(torch._assert, (equal, message))
+            after = _assert_size(graph, after, node, axis, wanted, symbol.step if symbol in limited else 1, text)
     return tuple(texts)
+
+
+def _assert_size(
+    graph: fx.Graph, after: fx.Node, node: fx.Node, axis: int, wanted: int, step: int, text: str
+) -> fx.Node:
+    message = f"captured for {text}, and other sizes cannot be carried over: capture again at the size you need"
+    with graph.inserting_after(after):
+        value = graph.call_method("size", (node, axis))
+    if step > 1:
+        with graph.inserting_after(value):
+            value = graph.call_function(operator.mod, (value, step))
+    with graph.inserting_after(value):
+        equal = graph.call_function(operator.eq, (value, wanted))
+    with graph.inserting_after(equal):
+        return graph.call_function(torch._assert, (equal, message))

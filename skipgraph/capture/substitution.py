@@ -11,6 +11,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 Substitute = Callable[[torch.Tensor], torch.Tensor]
 
+_MOST_KNOWN = 4096  # elements of a tensor whose values a forward may read
+
 
 def to_meta(tensor: torch.Tensor) -> torch.Tensor:
     """A tensor of the same shape, strides and dtype on the meta device; itself if it is there already."""
@@ -20,11 +22,15 @@ def to_meta(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def fake_substitute(fake: FakeTensorMode) -> Substitute:
-    """Makes fake CPU tensors of ``fake``: they know the device, and constants keep their values."""
+    """Makes fake CPU tensors of ``fake``: they know the device, and small constants keep their values."""
 
     def to_fake(tensor: torch.Tensor) -> torch.Tensor:
         if tensor.device.type != "meta":
-            return fake.from_tensor(tensor, static_shapes=True)
+            stand_in = fake.from_tensor(tensor, static_shapes=True)
+            if tensor.numel() <= _MOST_KNOWN and not isinstance(tensor, torch.nn.Parameter):
+                stand_in.constant = tensor.detach().clone()
+                fake.fake_tensor_converter.add_constant_storage_mapping(stand_in)
+            return stand_in
         with fake:
             return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="cpu")
 

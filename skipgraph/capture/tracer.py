@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from contextlib import ExitStack
+import io
+from contextlib import ExitStack, redirect_stderr
 from typing import Any
 
 import torch
@@ -112,7 +113,8 @@ def _exported(model: torch.nn.Module, inputs: Inputs, train: bool, error: Except
         if train or not _is_data_dependent(error):
             raise error
         with borrowed(model, to_meta, training=False, attributes=True):
-            exported = torch.export.export(model, *map_tensors(to_meta, inputs), strict=False).module()
+            with undisturbed(), redirect_stderr(io.StringIO()):
+                exported = torch.export.export(model, *map_tensors(to_meta, inputs), strict=False).module()
         program = Program(exported, method="export")
         with borrowed(exported, to_meta, training=exported.training, attributes=True):
             _forward(Recorder(program), map_tensors(to_meta, inputs), train)
@@ -179,10 +181,12 @@ def capture_error(model: torch.nn.Module, inputs: Inputs, error: Exception, fail
     )
     where = f" in {failed}" if failed else ""
     if _is_data_dependent(error):
-        return CaptureError(
+        failure = CaptureError(
             f"{type(model).__name__}'s forward depends on the data{where}: {_words(error)} (inputs: {shapes or 'none'})",
             "Move the branch on tensor values into a submodule of its own: it then becomes an opaque leaf.",
         )
+        failure.reads_values = True
+        return failure
     return CaptureError(
         f"{type(model).__name__}'s forward raised{where}: {_words(error)} (inputs: {shapes or 'none'})",
         "Check the inputs: give each one's shape (and dtype) as the forward expects it.",

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from skipgraph.capture.program import Composite, Operator, Program, Value
 from skipgraph.ops import facts_of
+from skipgraph.ops.workspace import dense
 
 _ATTENTION = "scaled_dot_product_attention"
 _DROPOUT = {"native_dropout", "dropout", "bernoulli"}
@@ -22,13 +23,15 @@ class Stretch:
     """Operators ``first`` to ``last`` (indices, both included), which compute ``composite``.
 
     ``workspace`` is what a CPU's kernel allocates for it besides its results, in bytes; None if it runs in parts there
-    as well, so that the intermediate results are real.
+    as well, so that the intermediate results are real. ``copy`` is the index of an operator that puts the result into
+    an order that a CPU's kernel leaves it in anyway.
     """
 
     composite: Composite
     first: int
     last: int
     workspace: int | None
+    copy: int | None = None
 
 
 def stretches(program: Program) -> list[Stretch]:
@@ -57,7 +60,38 @@ def _stretch(composite: Composite, first: int, last: int, operators: list[Operat
     rule = facts_of(composite.name).workspace
     # Attention with dropout has no fused kernel on a CPU: what capture saw is what runs.
     dropped = any(operator.name in _DROPOUT for operator in operators[first : last + 1])
-    return Stretch(composite, first, last, None if rule is None or dropped else rule(composite))
+    workspace = None if rule is None or dropped else rule(composite)
+    attention = workspace is not None and composite.name == _ATTENTION
+    return Stretch(composite, first, last, workspace, _needless_copy(composite, last, operators) if attention else None)
+
+
+def _needless_copy(composite: Composite, last: int, operators: list[Operator]) -> int | None:
+    """The copy that brings heads and positions of an attention's result into order, if the query has that order.
+
+    The fused kernel lays its result out as its query, which is mostly a view of (batch, positions, heads, features);
+    what capture saw lies in the order of its axes, and has to be copied when the heads are put together again.
+    """
+    query, result = composite.inputs[0], composite.outputs[0]
+    for operator in operators[last + 1 : last + 4]:
+        if not operator.inputs or operator.inputs[0].storage is not result.storage:
+            return None
+        if operator.name == "clone":
+            moved = operator.inputs[0]
+            if len(moved.shape) != len(query.shape) or sorted(moved.shape) != sorted(result.shape):
+                return None
+            strides = dict(zip(result.stride, _strides_like(query.stride, result.shape), strict=True))
+            return operator.index if dense(moved.shape, tuple(strides.get(at, at) for at in moved.stride)) else None
+    return None
+
+
+def _strides_like(strides: tuple[int, ...], shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Strides of a tensor without gaps whose axes lie in memory in the same order as those of ``strides``."""
+    found = [0] * len(shape)
+    step = 1
+    for axis in sorted(range(len(shape)), key=lambda axis: (strides[axis], -axis)):
+        found[axis] = step
+        step *= shape[axis]
+    return tuple(found)
 
 
 def _inner_attention(outer: Composite, first: int, last: int, operators: list[Operator]) -> Iterator[Stretch]:
@@ -74,7 +108,7 @@ def _inner_attention(outer: Composite, first: int, last: int, operators: list[Op
         return
     start = scaled[0]
     operands = (operators[start].inputs[0], operators[scaled[1]].inputs[0], operators[end].inputs[1])
-    while end < last and operators[end + 1].is_view:
+    while end < last and operators[end + 1].name in ("_unsafe_view", "view"):
         end += 1
     inputs = [_before(value, start) for value in operands]
     composite = Composite(_ATTENTION, outer.call, inputs, operators[end].outputs)

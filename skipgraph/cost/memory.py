@@ -10,11 +10,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
 
+import torch
+
 from skipgraph.capture.program import Program
 from skipgraph.cost.fused import Stretch
 from skipgraph.graph import SkipGraph
 from skipgraph.ops import Facts, Kind, facts_of
 
+_LINEAR = {torch.nn.functional.linear, torch.nn.functional.multi_head_attention_forward}
 VIEWS = {Kind.VIEW.value, Kind.SLICE.value, Kind.EXPAND.value}
 
 
@@ -84,6 +87,7 @@ def recorded(program: Program, composites: list[Stretch]) -> Memory:
         memory.born.append(max(storage.born, 0))
         memory.freed.append(ticks if storage.died is None or storage.origin == "input" else storage.died)
     memory.unused = _last_uses(program, memory)
+    _add_in_place(program, memory)
     _put_kernels(program, composites, memory)
     memory.step_of = _steps(program)
     return memory
@@ -113,6 +117,21 @@ def _last_uses(program: Program, memory: Memory) -> list[int]:
     return unused
 
 
+def _add_in_place(program: Program, memory: Memory) -> None:
+    """Let biases be added in place: PyTorch's linear adds them out of place only where it is watched."""
+    for operator in program.operators:
+        if operator.name == "add" and operator.written is None and operator.call.function in _LINEAR:
+            product, bias = operator.inputs[0].storage, operator.inputs[-1].storage
+            if bias.origin == "parameter" and product.origin == "operator":
+                _merge(memory, product.index, operator.index)
+
+
+def _merge(memory: Memory, block: int, tick: int) -> None:
+    """Let the operator at ``tick`` take over ``block`` for its result, which it was seen to put into a new one."""
+    memory.freed[block] = min(memory.freed[block], tick)
+    memory.unused[block] = min(memory.unused[block], tick)
+
+
 def _put_kernels(program: Program, composites: list[Stretch], memory: Memory) -> None:
     """Add the workspaces of kernels, and take away what fused ones never write down."""
     workspace = memory.workspace
@@ -135,6 +154,8 @@ def _put_kernels(program: Program, composites: list[Stretch], memory: Memory) ->
                 if storage.born >= stretch.first and memory.freed[storage.index] <= stretch.last + 1:
                     memory.nbytes[storage.index] = 0
         workspace[stretch.last] = stretch.workspace
+        if stretch.copy is not None:
+            _merge(memory, stretch.composite.outputs[0].storage.index, stretch.copy)
 
 
 def _steps(program: Program) -> list[int]:

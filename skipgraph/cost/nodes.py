@@ -59,7 +59,8 @@ def book_saved(clock: Clock, program: Program, composites: list[Stretch]) -> int
             for operator in program.operators[stretch.first : stretch.last + 1]:
                 for value in operator.outputs:
                     kept.pop(value.storage.index, None)
-            for value in (*stretch.composite.inputs, *stretch.composite.outputs):
+            results = stretch.composite.outputs if stretch.copy is None else program.operators[stretch.copy].outputs
+            for value in (*stretch.composite.inputs, *results):
                 kept[value.storage.index] = value.storage
     node_at: dict[int, NodeAttributes] = {}
     for _, attributes in clock.order:

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 Shape = tuple[int, ...]
 _REMEMBERED = 1 << 16  # distinct shapes
+_STRIP = 28  # results along a row that oneDNN keeps in registers
+_UNFOLDED = 1 << 20  # bytes a thread unfolds at once in oneDNN's convolution by matrix products, about
 
 
 @cache
@@ -32,7 +34,7 @@ def _padded(channels: int) -> int:
 
 
 @lru_cache(maxsize=_REMEMBERED)
-def _dense(shape: Shape, stride: Shape) -> bool:
+def dense(shape: Shape, stride: Shape) -> bool:
     """Whether a tensor lies in memory in the order of its axes."""
     step = 1
     for size, actual in zip(reversed(shape), reversed(stride), strict=True):
@@ -45,15 +47,15 @@ def _dense(shape: Shape, stride: Shape) -> bool:
 @lru_cache(maxsize=_REMEMBERED)
 def _channels_last(shape: Shape, stride: Shape) -> bool:
     """Whether a tensor (N, C, …) lies in memory as (N, …, C), and not as (N, C, …) as well."""
-    if len(shape) < 4 or _dense(shape, stride):
+    if len(shape) < 4 or dense(shape, stride):
         return False
-    return _dense((shape[0], *shape[2:], shape[1]), (stride[0], *stride[2:], stride[1]))
+    return dense((shape[0], *shape[2:], shape[1]), (stride[0], *stride[2:], stride[1]))
 
 
 def dense_copy(operator: Operator) -> int:
     """Kernels that read a dense input copy any other first."""
     value: Value = operator.inputs[0]
-    return 0 if _dense(value.shape, value.stride) else value.nbytes
+    return 0 if dense(value.shape, value.stride) else value.nbytes
 
 
 def upsampling(operator: Operator) -> int:
@@ -76,12 +78,13 @@ def convolution(operator: Operator) -> int:
     value, weight = operator.inputs[:2]
     transposed, groups = bool(operator.args[6]), int(operator.args[8])
     last = _channels_last(value.shape, value.stride)
-    copied = 0 if last or _dense(value.shape, value.stride) else value.nbytes
+    copied = 0 if last or dense(value.shape, value.stride) else value.nbytes
     return copied + _convolution(
         value.shape,
         weight.shape,
         operator.outputs[0].shape,
         tuple(operator.args[3]),
+        tuple(operator.args[4]),
         any(step != 1 for step in operator.args[5]),
         transposed,
         groups,
@@ -93,8 +96,8 @@ def convolution(operator: Operator) -> int:
 
 @lru_cache(maxsize=_REMEMBERED)
 def _convolution(
-    inputs: Shape, weight: Shape, output: Shape, stride: Shape, dilated: bool, transposed: bool, groups: int,
-    itemsize: int, channels_last: bool, threads: int,
+    inputs: Shape, weight: Shape, output: Shape, stride: Shape, padding: Shape, dilated: bool, transposed: bool,
+    groups: int, itemsize: int, channels_last: bool, threads: int,
 ) -> int:  # fmt: skip
     batch, channels = inputs[:2]
     kernel, positions, places = math.prod(weight[2:]), math.prod(output[2:]), math.prod(inputs[2:])
@@ -113,9 +116,11 @@ def _convolution(
     if transposed:
         copies = itemsize * math.prod(inputs)
         return max(2 * result, (threads + 1) * copies + weight_bytes)
-    if groups > 1 and not (depthwise and per_group_out == 1) and (per_group_in % 4 or per_group_out % 4):
-        unfolded = 0 if pointwise else threads * itemsize * per_group_in * kernel * positions
-        return max(result, unfolded)
+    # No direct kernel for odd groups, or for padding wider than the strip of results that one kernel call makes.
+    odd = groups > 1 and not (depthwise and per_group_out == 1) and (per_group_in % 4 or per_group_out % 4)
+    if odd or padding[-1] > min(output[-1], _STRIP):
+        unfolded = 0 if pointwise else min(itemsize * per_group_in * kernel * positions, _UNFOLDED)
+        return max(result, threads * unfolded)
     if groups > 1 and not depthwise:
         return max(result, itemsize * math.prod(inputs) + weight_bytes)
     # The first layer of a network reads its few channels in place.
@@ -159,7 +164,7 @@ def attention(stretch: Operator | Composite) -> int | None:
 
 
 def lstm(stretch: Operator | Composite) -> int | None:
-    """The LSTM of oneDNN: results of two layers, a layer's weights in a layout of its own, the gates of all positions."""
+    """The LSTM of oneDNN: results of two layers, weights in another layout, the gates of all positions."""
     module = getattr(stretch, "module", None)
     if not isinstance(module, torch.nn.LSTM) or module.proj_size:
         return None

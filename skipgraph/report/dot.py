@@ -101,7 +101,7 @@ class _Writer:
             "nslimit": "1",
             "nslimit1": "1",
             "mclimit": "0.1",
-            "tooltip": self.inspection.spec,
+            "tooltip": graphviz.escape(self.inspection.spec),
         }
 
     def _members(self, dot: graphviz.Digraph, members: list[Frame | str], frame: Frame | None) -> None:
@@ -145,7 +145,7 @@ class _Writer:
             attributes |= {"fillcolor": KIND_FILLS[box.merge.kind], "color": colour, "penwidth": "1.4"}
         elif "input" in box.kinds:
             attributes |= {"fillcolor": "#E9ECF0", "color": "#E9ECF0"}
-        tooltip = labels.box_tooltip(self.graph, box)
+        tooltip = graphviz.escape(labels.box_tooltip(self.graph, box))
         dot.node(self.ids[box.id], label=self._box_label(box, frame), tooltip=tooltip, **attributes)
 
     def _box_label(self, box: Box, frame: str) -> str:
@@ -153,10 +153,10 @@ class _Writer:
         graph = self.graph
         summary = labels.summary(graph, box)
         if box.merge:
-            name, kind, summary = labels.merge_title(graph, box, MERGE_NAMES[box.merge.kind]), "", ""
+            name, summary = labels.merge_title(graph, box, MERGE_NAMES[box.merge.kind]), ""
         else:
-            name, kind = labels.title(graph, box, self.drawing.modules, frame)
-        rows = [_text(f"<b>{_escape(name)}</b>", NAME_SIZE) + (_text("  " + _escape(kind), TEXT_SIZE) if kind else "")]
+            name = labels.title(graph, box, self.drawing.modules, frame)
+        rows = [_text(f"<b>{_escape(name)}</b>", NAME_SIZE)]
         rest = [summary if summary != name else "", units.shape(box.shape), labels.costs(graph, box)]
         if box.skips and not box.merge:
             rest.append(units.plural(box.skips, "skip") + " inside")
@@ -170,10 +170,10 @@ class _Writer:
 
     def _arrow(self, dot: graphviz.Digraph, arrow: Arrow) -> None:
         style = arrow.style
-        tooltip = labels.arrow_tooltip(arrow)
+        tooltip = graphviz.escape(labels.arrow_tooltip(arrow))
         attributes = {"tooltip": tooltip, "penwidth": f"{self._width(arrow):.2f}", "color": _colour(style)}
         if lines := labels.arrow_label(arrow, arrow.head not in self.listed):
-            attributes |= {"label": "\n".join(f" {line} " for line in lines), "labeltooltip": tooltip}
+            attributes |= {"label": graphviz.escape("\n".join(f" {line} " for line in lines)), "labeltooltip": tooltip}
         if style.role == "gate":
             attributes["style"] = "dotted"
         if style.role == "side":

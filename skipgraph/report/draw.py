@@ -10,7 +10,7 @@ from skipgraph.report.fold import fold, path_depth
 from skipgraph.report.repeat import fold_repetitions
 
 MOST_BOXES = 60  # a diagram that is still read
-COMFORTABLE_BOXES = 30  # a diagram that fits a page
+COMFORTABLE_BOXES = 26  # a diagram that fits a page
 MOST_IN_A_FRAME = 0.65  # share of all boxes that one frame may hold and still say something
 
 
@@ -27,30 +27,44 @@ def draw(graph: SkipGraph, *, depth: int | None = None, unfold: bool = False) ->
     unfold : bool
         Write every repetition out.
     """
-    modules: dict[str, str] = graph.graph.get("modules", {})
     if depth is None:
-        depth = _choose(graph, modules)
+        return _best(graph, unfold)
+    return _drawing(graph, depth, unfold)
+
+
+def _drawing(graph: SkipGraph, depth: int, unfold: bool = False) -> Drawing:
+    modules: dict[str, str] = graph.graph.get("modules", {})
     boxes, arrows, members = fold_repetitions(*fold(graph, depth), modules, unfold=unfold)
     joined = nx.Graph((arrow.tail, arrow.head) for arrow in arrows)
     joined.add_nodes_from(boxes)
     return Drawing(boxes, arrows, _tidy(members, joined), depth, modules)
 
 
-def _choose(graph: SkipGraph, modules: dict[str, str]) -> int:
+def _best(graph: SkipGraph, unfold: bool) -> Drawing:
+    """The drawing at the depth that is chosen when none is asked for; its repetitions are folded while choosing."""
     deepest = max((path_depth(data["module"]) for _, data in graph.nodes(data=True)), default=0)
     skips = sum(len(merge.skips) for merge in graph.merges)
-    sizes: dict[int, tuple[int, bool]] = {}
-    for depth in range(-1, deepest + 1):
-        boxes, arrows, _ = fold_repetitions(*fold(graph, depth), modules)
-        complete = sum(len(arrow.skips) for arrow in arrows) == skips
-        sizes[depth] = (len(boxes), complete)
-    complete = {d: size for d, (size, whole) in sizes.items() if whole and size <= MOST_BOXES}
-    if comfortable := [d for d, size in complete.items() if size <= COMFORTABLE_BOXES]:
-        return max(comfortable)
-    if complete:
-        return min(complete, key=lambda d: (d < 1, complete[d], -d))
-    fitting = [d for d, (size, _) in sizes.items() if size <= MOST_BOXES]
-    return max(fitting) if fitting else min(sizes, key=lambda d: (sizes[d][0], -d))
+    seen: list[tuple[bool, Drawing]] = []  # with whether it shows every skip
+    for depth in range(deepest, -2, -1):
+        if depth < 1 and any(whole and len(d.boxes) <= MOST_BOXES for whole, d in seen):  # nothing has a name there
+            break
+        drawing = _drawing(graph, depth)
+        seen.append((sum(len(arrow.skips) for arrow in drawing.arrows) == skips, drawing))
+        if seen[-1][0] and len(drawing.boxes) <= COMFORTABLE_BOXES:
+            break
+    best = min(seen, key=_merit)[1]
+    return best if not unfold else _drawing(graph, best.depth, unfold)
+
+
+def _merit(seen: tuple[bool, Drawing]) -> tuple[int, ...]:
+    """What the best drawing has least of: see `draw`."""
+    whole, drawing = seen
+    size = len(drawing.boxes)
+    if size > MOST_BOXES:
+        return 3, size
+    if not whole:
+        return 2, -drawing.depth
+    return (0, -drawing.depth) if size <= COMFORTABLE_BOXES else (1, size)
 
 
 def _tidy(members: list[Frame | str], joined: nx.Graph) -> list[Frame | str]:

@@ -34,22 +34,22 @@ NO_SKIPS = {  # by `Merge.reason`
 def findings(inspection: Inspection) -> list[str]:
     """Sentences about an inspection, ranked by what they cost, then what is no skip, then what is not known."""
     graph = inspection.graph
-    ranked = sorted(_costs(graph), key=lambda pair: -pair[0])
+    ranked = sorted(_skip_costs(graph), key=lambda pair: -pair[0])
     return [
-        *(_no_skip_at_all(graph)),
+        *_no_skip_at_all(graph),
         *(sentence for _, sentence in ranked),
+        *_frames_hold(graph),
         *_training(graph),
         *_no_skips(graph),
         *_unknown(inspection),
     ]
 
 
-def _costs(graph: SkipGraph) -> Iterator[tuple[float, str]]:
-    """Sentences with their share of the peak or of the FLOPs."""
+def _skip_costs(graph: SkipGraph) -> Iterator[tuple[float, str]]:
+    """Sentences about skips, with their share of the peak or of the FLOPs."""
     yield from _costly_rows(graph)
     yield from _held_at_peak(graph)
     yield from _projections(graph)
-    yield from _frames_hold(graph)
 
 
 def _costly_rows(graph: SkipGraph) -> Iterator[tuple[float, str]]:
@@ -119,17 +119,14 @@ def _projections(graph: SkipGraph) -> Iterator[tuple[float, str]]:
         )
 
 
-def _frames_hold(graph: SkipGraph) -> Iterator[tuple[float, str]]:
+def _frames_hold(graph: SkipGraph) -> Iterator[str]:
     cost = graph.cost
     saved = cost.peak_bytes - cost.peak_bytes_last_use
     share = saved / cost.peak_bytes if cost.peak_bytes else 0.0
     if share >= WORTH_A_SENTENCE:
         yield (
-            share,
-            (
-                f"if every tensor were freed at its last use, the peak would be {units.size(cost.peak_bytes_last_use)} "
-                f"instead of {units.size(cost.peak_bytes)}: variables of the forward keep the rest"
-            ),
+            f"if every tensor were freed at its last use, the peak would be {units.size(cost.peak_bytes_last_use)} "
+            f"instead of {units.size(cost.peak_bytes)}: variables of the forward keep the rest"
         )
 
 

@@ -90,10 +90,11 @@ def _partition(graph: SkipGraph, drawn: dict[str, Merge], depth: int) -> dict[st
     A stretch of consecutive operators with the same label cannot be left and entered again, so its connected parts
     can be contracted without making a cycle.
     """
-    order = sorted(graph, key=lambda node: int(graph.nodes[node]["index"]))
-    labels = {node: parent_at(graph.nodes[node]["module"], depth) for node in order}
+    data = dict(graph.nodes(data=True))
+    order = sorted(data, key=lambda node: int(data[node]["index"]))
+    labels = {node: parent_at(data[node]["module"], depth) for node in order}
     sources = {skip.source for merge in drawn.values() for skip in merge.skips}
-    sources |= {node for node in order if graph.nodes[node]["kind"] == "input"}
+    sources |= {node for node in order if data[node]["kind"] == "input"}
     stretch = dict.fromkeys(order, 0)
     for previous, node in pairwise(order):
         same = labels[previous] == labels[node] and previous not in drawn and node not in drawn
@@ -127,8 +128,9 @@ def _boxes(graph: SkipGraph, part: dict[str, str], drawn: dict[str, Merge], dept
     for merge in graph.merges:
         skips[part[merge.node]] += min(1, len(merge.skips)) if merge.kind == "concat" else len(merge.skips)
     boxes = {}
+    attributes = dict(graph.nodes(data=True))
     for name, nodes in members.items():
-        data = [graph.nodes[node] for node in nodes]
+        data = [attributes[node] for node in nodes]
         merge_of_box = drawn.get(nodes[0])
         kinds = frozenset(d["kind"] for d in data)
         boxes[name] = Box(

@@ -94,18 +94,18 @@ def path_of(graph: SkipGraph, box: Box) -> str:
     return ".".join(common)
 
 
-def title(graph: SkipGraph, box: Box, modules: dict[str, str], frame: str) -> tuple[str, str]:
+def title(graph: SkipGraph, box: Box, modules: dict[str, str], frame: str) -> str:
     """The first line of a box inside ``frame``: where it is, and the class of that module if it holds others."""
     if "input" in box.kinds:
-        return box.id, ""
+        return box.id
     path = path_of(graph, box)
     if not path:
-        return summary(graph, box), ""
+        return summary(graph, box)
     name = modules.get(path, "") if any(other.startswith(path + ".") for other in modules) else ""
     inside = relative(path, frame)
     if not inside:
-        return (name or summary(graph, box)), ""
-    return shorten(inside), "" if name in CONTAINERS else name
+        return name or summary(graph, box)
+    return f"{shorten(inside)}: {name}" if name and name not in CONTAINERS else shorten(inside)
 
 
 def merge_title(graph: SkipGraph, box: Box, name: str) -> str:

@@ -59,15 +59,12 @@ def _shortcut_edges(graph: SkipGraph, drawn: dict[str, Merge]) -> dict[tuple[str
     """The edges on which shortcut operands enter their merges, be it by a node that was flattened into the merge."""
     found: dict[tuple[str, str, int], list[Skip]] = defaultdict(list)
     for merge in {id(merge): merge for merge in drawn.values()}.values():
-        nodes = {merge.node, *merge.nodes}
+        edges: dict[str, list[tuple[str, str, int]]] = defaultdict(list)
+        for edge in graph.in_edges({merge.node, *merge.nodes}, keys=True):
+            edges[edge[0]].append(edge)
         for skip in merge.skips:
-            edges = [
-                (skip.operand_node, head, operand)
-                for _, head, operand in graph.out_edges(skip.operand_node, keys=True)
-                if head in nodes
-            ]
             # x + x has two edges from one node: each skip takes the first that no other has taken.
-            found[min(edges, key=lambda edge: (len(found[edge]), edge[2]))].append(skip)
+            found[min(edges[skip.operand_node], key=lambda edge: (len(found[edge]), edge[2]))].append(skip)
     return found
 
 

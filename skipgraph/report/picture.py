@@ -29,11 +29,11 @@ LOOKS = (
 )
 
 
-class _LayoutError(Exception):
+class LayoutError(Exception):
     """Graphviz gave up, lost something or was stopped: says so in words for the user."""
 
 
-class _NoGraphvizError(Exception):
+class NoGraphvizError(Exception):
     """There is neither pygraphviz nor a ``dot`` program."""
 
 
@@ -63,13 +63,13 @@ def _picture(inspection: Inspection, options: Options, form: str) -> bytes | str
         best = best or dot
         try:
             picture = lay_out(dot, form, TIME_LIMIT_SECONDS)
-        except _NoGraphvizError:
+        except NoGraphvizError:
             options.warn(
                 f"there is no Graphviz to draw with, so this is DOT source, not {form.upper()}: install it by "
                 f"`pip install 'skipgraph[svg]'`, or draw the file elsewhere by `dot -T{form} FILE.dot -o FILE.{form}`"
             )
             return best
-        except _LayoutError as error:
+        except LayoutError as error:
             failure = failure or str(error)
             continue
         if failure and changes:
@@ -112,25 +112,25 @@ def lay_out(dot: str, form: str, seconds: float) -> bytes:
 
     Raises
     ------
-    _LayoutError
+    LayoutError
         If it takes longer, or fails.
-    _NoGraphvizError
+    NoGraphvizError
         If there is no Graphviz.
     """
     commands = list(_commands(form))
     if not commands:
-        raise _NoGraphvizError
+        raise NoGraphvizError
     reason = ""
     for command in commands:
         try:
             done = subprocess.run(command, input=dot.encode(), capture_output=True, timeout=seconds, check=False)
         except subprocess.TimeoutExpired:
-            raise _LayoutError(f"the layout takes more than {seconds:g} s") from None
+            raise LayoutError(f"the layout takes more than {seconds:g} s") from None
         if done.returncode == 0 and done.stdout:
             return done.stdout
         lines = done.stderr.decode(errors="replace").strip().splitlines()
         reason = reason or (lines[-1] if lines else f"Graphviz ended with status {done.returncode}")
-    raise _LayoutError(reason)
+    raise LayoutError(reason)
 
 
 def _commands(form: str) -> Iterator[list[str]]:

@@ -124,10 +124,15 @@ def _signature(sheet: Sheet, name: str) -> Hashable:
 
 def _repetition(sheet: Sheet, items: list[Item], signatures: list[tuple[Hashable, ...]], at: int) -> tuple[int, int]:
     """``(period, times)`` of the shortest foldable repetition that starts at ``at``; times is 1 if there is none."""
+    tried: list[int] = []
     for period in range(1, min(LONGEST_PERIOD, (len(items) - at) // 2) + 1):
         times = 1
+        if any(period % shorter == 0 for shorter in tried):
+            continue
         while signatures[at : at + period] == signatures[at + times * period : at + (times + 1) * period]:
             times += 1
+        if times > 1:
+            tried.append(period)
         while times > 1:
             units = [[n for item in items[at + k * period : at + (k + 1) * period] for n in item] for k in range(times)]
             possible = _foldable(sheet, units)
@@ -165,7 +170,7 @@ Reference = tuple[Style, str, Hashable]
 def _incoming(sheet: Sheet, name: str, place: dict[str, tuple[int, int]]) -> frozenset[Reference]:
     """The arrows into a box, told by where they come from: this repetition, one before, or outside."""
     k = place[name][0]
-    found = set()
+    found: set[Reference] = set()
     for tail, style in sheet.into.get(name, {}):
         if tail not in place:
             found.add((style, "outside", tail))

@@ -66,7 +66,10 @@ def rows(graph: SkipGraph, *, unfold: bool = False) -> list[Row]:
     """The skips of a graph as rows, in the order of execution; ``unfold``: one for every shortcut operand."""
     if unfold:
         return [Row(skip.id, [merge], [[skip]]) for merge in graph.merges for skip in merge.skips]
-    return _together([row for merge in graph.merges for row in _of(merge)])
+    found = [row for merge in graph.merges for row in _of(merge)]
+    while len(joined := _together(found)) < len(found):  # blocks in stages in branches
+        found = joined
+    return found
 
 
 def _of(merge: Merge) -> list[Row]:

@@ -45,9 +45,8 @@ def write(inspection: Inspection, options: Options) -> str:
 
 def _parts(inspection: Inspection, options: Options, width: int) -> list[RenderableType]:
     graph = inspection.graph
-    parts: list[RenderableType] = [_model(inspection), "", _totals(inspection), ""]
-    if graph.counts.skips:
-        parts += [_skips(graph, options, width), ""]
+    parts: list[RenderableType] = [_model(inspection), "", _totals(inspection)]
+    parts.append(_skips(graph, options, width) if graph.counts.skips else "")
     return [*parts, *_findings(inspection)]
 
 
@@ -208,7 +207,7 @@ def _rewrites(row: Row) -> str:
         changes = [f"{word} {_signed(delta[key], form)}" for key, word, form in _DELTAS if delta.get(key)]
         said = ", ".join(changes) if changes else outcome.get("reason", "") if status == "blocked" else "no change"
         lines.append(f"{name.replace('_', ' ')}: {status}" + (f"; {said}" if said else ""))
-    return "\n".join(lines) or "none"
+    return "\n".join(lines) or "–"
 
 
 _DELTAS = (

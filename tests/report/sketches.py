@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import accumulate
 
 from skipgraph.graph import Cost, Merge, Skip, SkipGraph
 
@@ -38,21 +39,22 @@ class Sketch:
         **attributes: object,
     ) -> str:
         index = len(self.graph)
-        size = 4 * math.prod(shape)
-        self.graph.add_node(
-            name,
-            **dict(
-                op=op, kind=kind, call=f"torch.{op}", module=module, index=index, shape=shape, dtype="float32",
-                positions=math.prod(shape[2:]) if len(shape) > 3 else shape[1], resamples=False, constant=False, live=True, output=False,
-                flops=flops, parameters=parameters, bytes_out=size, is_view=False, held_at_peak=False,
-            ) | attributes,
-        )  # fmt: skip
+        space = shape[2:] if len(shape) > 3 else shape[1:2]
+        defaults: dict[str, object] = {
+            "call": f"torch.{op}",
+            "dtype": "float32",
+            "positions": math.prod(space) if len(shape) > 2 else 1,
+            "bytes_out": 4 * math.prod(shape),
+            "live": True,
+        } | dict.fromkeys(("resamples", "constant", "output", "is_view", "held_at_peak"), False)
+        data = {"op": op, "kind": kind, "module": module, "index": index, "shape": shape, "flops": flops}
+        self.graph.add_node(name, parameters=parameters, **(defaults | data | attributes))
         for key, operand in enumerate(operands):
             producer = self.graph.nodes[operand]
-            self.graph.add_edge(
-                operand, name, key=key, operand=key, bytes=producer["bytes_out"], flops=flops // len(operands),
-                attributed_flops=flops // len(operands), held_steps=index - producer["index"], held_at_peak=False, skips=(),
-            )  # fmt: skip
+            share = flops // len(operands)
+            costs = {"bytes": producer["bytes_out"], "flops": share, "attributed_flops": share}
+            held = index - producer["index"]
+            self.graph.add_edge(operand, name, key, operand=key, held_steps=held, held_at_peak=False, skips=(), **costs)
         return name
 
     def input(self, shape: Shape, name: str = "input") -> str:
@@ -126,10 +128,9 @@ class Sketch:
         entering = dict(self.graph.operands(node))[operand]
         step = self.graph.nodes[node]["index"] - self.graph.nodes[source]["index"]
         size = self.graph.nodes[entering]["bytes_out"]
-        values = dict(
-            shortcut="identity" if entering == source else "projected",
-            bytes=size, held_steps=step, byte_steps=size * step, bypassed_layers=max(1, step // 3),
-        ) | fields  # fmt: skip
+        shortcut = "identity" if entering == source else "projected"
+        costs = {"bytes": size, "held_steps": step, "byte_steps": size * step, "bypassed_layers": max(1, step // 3)}
+        values = {"shortcut": shortcut} | costs | fields
         return Skip(f"{node}:{operand}", node, source, kind, span, operand=operand, operand_node=entering, **values)
 
     def finish(self, output: str) -> SkipGraph:
@@ -143,25 +144,30 @@ class Sketch:
         cost.parameters = sum(n["parameters"] for n in nodes)
         cost.parameter_bytes = 4 * cost.parameters
         cost.activation_bytes = sum(n["bytes_out"] for n in nodes)
-        peak = max(graph, key=lambda n: graph.nodes[n]["bytes_out"])
-        self._peak(peak)
+        self._peak()
         cost.steps = len(graph) - 1
         self._count()
         return graph
 
-    def _peak(self, peak: str) -> None:
-        graph, at = self.graph, self.graph.nodes[peak]["index"]
-        held = 0
-        for node, data in graph.nodes.items():
-            last = max((graph.nodes[n]["index"] for n in graph.successors(node)), default=data["index"])
-            data["held_at_peak"] = data["index"] <= at <= last
-            held += data["bytes_out"] * data["held_at_peak"]
+    def _peak(self) -> None:
+        """Every result is live from its own step to that of its last reader."""
+        graph, cost = self.graph, self.graph.cost
+        index = {node: data["index"] for node, data in graph.nodes(data=True)}
+        last = {node: max((index[n] for n in graph.successors(node)), default=index[node]) for node in graph}
+        change = [0] * (len(graph) + 1)
+        for node, data in graph.nodes(data=True):
+            change[index[node]] += data["bytes_out"]
+            change[last[node] + 1] -= data["bytes_out"]
+        live = list(accumulate(change))
+        cost.peak_step = live.index(max(live))
+        cost.peak_node = next(node for node in graph if index[node] == cost.peak_step)
+        cost.peak_bytes, cost.peak_bytes_last_use = live[cost.peak_step], live[cost.peak_step] * 9 // 10
+        for node, data in graph.nodes(data=True):
+            data["held_at_peak"] = index[node] <= cost.peak_step <= last[node]
         for u, v, data in graph.edges(data=True):
-            data["held_at_peak"] = graph.nodes[u]["index"] <= at <= graph.nodes[v]["index"]
+            data["held_at_peak"] = index[u] <= cost.peak_step <= index[v]
         for skip in graph.skips:
             skip.held_at_peak = graph.edges[skip.operand_node, skip.merge, skip.operand]["held_at_peak"]
-        graph.cost.peak_bytes, graph.cost.peak_bytes_last_use = held, held * 9 // 10
-        graph.cost.peak_step, graph.cost.peak_node = at, peak
 
     def _count(self) -> None:
         counts = self.graph.counts

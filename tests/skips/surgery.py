@@ -118,8 +118,8 @@ class WithCondition(nn.Module):
         self.embed = nn.Sequential(nn.Linear(1, self.LENGTH), nn.SiLU(), nn.Linear(self.LENGTH, self.LENGTH)).to("meta")
         self.model = model
 
-    def forward(self, time: Tensor, *args: Any, **kwargs: Any) -> Any:
-        self.shared["condition"] = self.embed(time)
+    def forward(self, condition: Tensor, *args: Any, **kwargs: Any) -> Any:
+        self.shared["condition"] = self.embed(condition)
         return self.model(*args, **kwargs)
 
 

@@ -22,8 +22,8 @@ from tests.helpers.tracing import Inputs
 class Specimen:
     """A model that is built without data.
 
-    ``wider`` holds the arguments that give it other widths; ``sizes`` the shapes of its inputs without the batch, in
-    order or by name, None for those of a fixture.
+    ``wider`` holds the arguments that give it other widths; ``sizes`` the shapes of its inputs without the batch, None
+    for those of a fixture.
     """
 
     name: str
@@ -35,7 +35,7 @@ class Specimen:
         with torch.device("meta"):
             return self.factory(**arguments).eval()
 
-    def inputs(self, batch: int = 1) -> Inputs:
+    def inputs(self, batch: int = 2) -> Inputs:
         if self.sizes is not None:
             return tuple([torch.empty(batch, *size, device="meta") for size in self.sizes])
         example = fixtures.load(self.name).example_inputs
@@ -64,6 +64,55 @@ def _swin(width: int = 24) -> nn.Module:
     return SwinTransformer([4, 4], width, [2, 2], [2, 4], [4, 4])
 
 
+class ThreeOperandBlocks(nn.Module):
+    """x + f(x) + g(x), five times, summed in either order."""
+
+    def __init__(self, width: int = 8) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, width, 3, padding=1)
+        self.layers = nn.ModuleList(nn.Conv2d(width, width, 3, padding=1) for _ in range(10))
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        features = self.stem(image)
+        for place, (left, right) in enumerate(zip(self.layers[::2], self.layers[1::2], strict=True)):
+            wide, narrow = torch.relu(left(features)), torch.relu(right(features))
+            features = features + wide + narrow if place % 2 else wide + (narrow + features)
+        return features
+
+
+class PolynomialBlocks(nn.Module):
+    """x + F(x) + F(F(x)) of PolyNet: two binary residuals a block (X. Zhang et al., PolyNet, CVPR 2017)."""
+
+    def __init__(self, width: int = 8) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, width, 3, padding=1)
+        self.bodies = nn.ModuleList(nn.Conv2d(width, width, 3, padding=1) for _ in range(3))
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        features = self.stem(image)
+        for body in self.bodies:
+            once = torch.relu(body(features))
+            features = features + once + torch.relu(body(once))
+        return features
+
+
+class SkipsCollected(nn.Module):
+    """A chain of layers whose results are all summed at the end, one after the other."""
+
+    def __init__(self, width: int = 8) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, width, 3, padding=1)
+        self.layers = nn.ModuleList(nn.Conv2d(width, width, 3, padding=1) for _ in range(5))
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        features = self.stem(image)
+        collected = features
+        for layer in self.layers:
+            features = torch.relu(layer(features))
+            collected = collected + features
+        return collected
+
+
 SPECIMENS = {
     specimen.name: specimen
     for specimen in (
@@ -74,7 +123,7 @@ SPECIMENS = {
         _fixture("dla", width=12),
         _fixture("dual_path", width=24),
         _fixture("fpn", channels=24),
-        _fixture("highway", width=48),
+        _fixture("highway", width=96),
         _fixture("hrnet", width=24),
         _fixture("inception", width=12),
         _fixture("parallel_attention", width=96),
@@ -91,8 +140,12 @@ SPECIMENS = {
         _library("googlenet", partial(vision.googlenet, init_weights=False, aux_logits=False)),
         _library("convnext", partial(timm.create_model, "convnext_atto"), dims=(48, 96, 192, 384)),
         _library("selective_kernel", partial(timm.create_model, "skresnet18")),
+        _library("hrnet_library", partial(timm.create_model, "hrnet_w18_small")),
+        _library("three_operands", ThreeOperandBlocks, size=16, width=12),
+        _library("polynomial", PolynomialBlocks, size=16, width=12),
+        _library("collected", SkipsCollected, size=16, width=12),
         _library("smp_unet", partial(smp.Unet, "resnet18", encoder_weights=None)),
-        _library("smp_fpn", partial(smp.FPN, "resnet18", encoder_weights=None), decoder_pyramid_channels=128),
+        _library("smp_fpn", partial(smp.FPN, "resnet18", encoder_weights=None), decoder_pyramid_channels=320, decoder_segmentation_channels=160),
         _library("smp_linknet", partial(smp.Linknet, "resnet18", encoder_weights=None)),
     )
 }

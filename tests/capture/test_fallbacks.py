@@ -1,0 +1,102 @@
+"""The steps down from meta tensors, each said to the user: fake tensors, opaque leaves, torch.export, an error."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from skipgraph.capture import capture
+from skipgraph.errors import CaptureError
+from tests.helpers.tracing import Written, detected
+
+
+class ReadsAConstant(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.times = torch.tensor(2)
+        self.linear = nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for _ in range(self.times.item()):
+            x = x + torch.relu(self.linear(x))
+        return x
+
+
+class BranchesOnData(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.sum() > 0:
+            return self.linear(x)
+        return x * 2
+
+
+def test_a_plain_forward_takes_no_step_down() -> None:
+    program = capture(nn.Linear(4, 4), (torch.empty(2, 4),))
+    assert (program.method, program.warnings, program.opaque) == ("meta", [], [])
+
+
+def test_a_model_that_reads_a_constant_runs_on_fake_tensors() -> None:
+    program = capture(ReadsAConstant(), (torch.empty(2, 4),))
+    assert program.method == "fake"
+    assert [operator.name for operator in program.operators].count("relu") == 2
+    (warning,) = program.warnings
+    assert "item" in warning
+    assert detected(ReadsAConstant(), (torch.empty(2, 4),)).counts.add == 2
+
+
+def test_a_part_that_depends_on_data_becomes_an_opaque_leaf() -> None:
+    model = Written(lambda m, x: x + m.part(torch.relu(m.linear(x))), linear=nn.Linear(4, 4), part=BranchesOnData())
+    program = capture(model, (torch.empty(2, 4),))
+    assert [path for path, _ in program.opaque] == ["part"]
+    assert any("part is an opaque leaf" in warning for warning in program.warnings)
+    assert [operator.name for operator in program.operators] == ["addmm", "relu", "opaque", "add"]
+    graph = detected(model, (torch.empty(2, 4),))
+    assert [(skip.source, skip.merge) for skip in graph.skips] == [("args.0", "add")]
+
+
+def test_a_root_that_depends_on_data_is_an_error_in_the_models_words() -> None:
+    with pytest.raises(CaptureError) as raised:
+        capture(BranchesOnData(), (torch.empty(2, 4),))
+    error = raised.value
+    assert error.exit_code == 3
+    assert "BranchesOnData" in error.message
+    assert "depends on the data" in error.message
+    assert "x 2x4 float32" in error.message
+    assert error.remedy
+
+
+def test_a_forward_that_raises_is_quoted_with_its_module_and_shapes() -> None:
+    model = nn.Sequential(nn.Linear(4, 5), nn.Linear(4, 5))
+    with pytest.raises(CaptureError) as raised:
+        capture(model, (torch.empty(2, 4),))
+    assert raised.value.exit_code == 3
+    assert "in 1" in raised.value.message
+    assert "input 2x4 float32" in raised.value.message
+
+
+def test_a_missing_input() -> None:
+    class Two(nn.Module):
+        def forward(self, x: Tensor, y: Tensor) -> Tensor:
+            return x + y
+
+    with pytest.raises(CaptureError, match="missing 1 required positional argument: 'y'"):
+        capture(Two(), (torch.empty(1),))
+
+
+def test_values_of_inputs_are_never_read() -> None:
+    """A branch on an input's value is refused, even where the value is at hand."""
+    with pytest.raises(CaptureError):
+        capture(Written(lambda m, x: x if bool(x[0] > 0) else -x), (torch.ones(3),))
+
+
+def test_ints_and_none_pass_through() -> None:
+    def forward(m: Any, x: Tensor, times: int, nothing: None) -> Tensor:
+        return x.repeat(times, 1)
+
+    assert capture(Written(forward), (torch.empty(2, 3), 4, None)).outputs[0].shape == (8, 3)
