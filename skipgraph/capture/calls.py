@@ -5,6 +5,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial, reduce
 from dataclasses import fields, is_dataclass
 from types import MethodWrapperType
 from typing import Any
@@ -13,6 +14,9 @@ import torch
 from torch import fx
 from torch.overrides import TorchFunctionMode
 from torch.utils.checkpoint import CheckpointFunction
+
+from skipgraph.capture.watched import Extent, Watch, applied, watched
+from skipgraph.errors import CaptureError
 
 _OPERATORS: dict[str, Any] = {
     "__getitem__": operator.getitem, "__setitem__": operator.setitem, "__add__": operator.add,
@@ -51,9 +55,10 @@ class CallTracer(TorchFunctionMode):
         self.constants: dict[str, torch.Tensor] = {}
         self._nodes: dict[int, fx.Node] = {}
         self._alive: list[Any] = []
-        self._inside = 0
+        self.watch = Watch()
         self._paths = {id(module): path for path, module in model.named_modules()}
         self._names = dict(_tensor_names(model))
+        self._buffers = [(path, one._buffers, dict(one._buffers)) for path, one in model.named_modules()]
         self._first_input: fx.Node | None = None
         self._device: torch.device | None = None
         self._device_node: fx.Node | None = None
@@ -90,8 +95,19 @@ class CallTracer(TorchFunctionMode):
 
     def set_output(self, tree: Any) -> None:
         """What the forward returns."""
-        self._leave_regions()
-        self.graph.output(self._result(tree))
+        self._follow_regions()
+        result = self._result(tree)
+        self._store_buffers()
+        self.watch.inside = -1
+        self.graph.output(result)
+
+    def _store_buffers(self) -> None:
+        """Buffers that the forward put another tensor in place of."""
+        for path, buffers, before in self._buffers:
+            for name, tensor in buffers.items():
+                if tensor is not None and tensor is not before[name] and id(tensor) in self._nodes:
+                    table = self.graph.get_attr(f"{path}._buffers".lstrip("."))
+                    self.graph.call_function(operator.setitem, (table, name, self._node(tensor)))
 
     def _result(self, tree: Any) -> Any:
         if isinstance(tree, torch.Tensor):
@@ -113,21 +129,40 @@ class CallTracer(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if self._inside:
+        if self.watch.inside:
             return func(*args, **kwargs)
         if func is torch._C._set_grad_enabled:
             return func(*args, **kwargs)
         self._follow_regions()
         # Arguments are read before the call: what it writes in place is named by the call itself.
         given = self._argument(args), self._argument(kwargs)
-        self._inside += 1
+        self.watch.inside += 1
         try:
             result = func(*args, **kwargs)
         finally:
-            self._inside -= 1
+            self.watch.inside -= 1
         writes = getattr(func, "__name__", "") in ("__setitem__", "copy_", "backward")
         if _has_tensor(result) or (result is None and writes):
             self._adopt(self._call(func, *given), result)
+        elif args and (node := self._nodes.get(id(args[0]))) is not None:
+            name = func.__self__.__name__ if type(func) is MethodWrapperType else getattr(func, "__name__", "")
+            return self._read(node, name, (*args[1:], *kwargs.values()), result)
+        return result
+
+    def _read(self, node: fx.Node, name: str, rest: tuple[Any, ...], result: Any) -> Any:
+        """What the code reads of a tensor: sizes remember where they come from, values drawn at random are refused."""
+        if name in ("shape", "size", "numel", "nelement"):
+            sizes = [Extent(node, axis) for axis in range(len(node.meta["shape"]))]
+            if isinstance(result, torch.Size):
+                return torch.Size([watched(int(n), size, self.watch) for n, size in zip(result, sizes, strict=True)])
+            if name == "size":
+                return watched(result, sizes[rest[0]], self.watch)
+            return watched(result, reduce(partial(applied, operator.mul), sizes), self.watch) if sizes else result
+        if name in _READS and _is_random(node):
+            raise CaptureError(
+                f"the forward decides by a number drawn at random ({node.name})",
+                "Set the rate of what it leaves out at random to zero, or draw a mask and multiply by it.",
+            )
         return result
 
     def _call(self, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> fx.Node:
@@ -216,20 +251,17 @@ class CallTracer(TorchFunctionMode):
             )
             self._autocast = autocast
 
-    def _leave_regions(self) -> None:
-        self._follow_regions()
-
     # -- modules and custom functions --------------------------------------------------------------------------------
 
     def call_leaf(self, run: Callable[[], Any], node: Callable[[], fx.Node]) -> Any:
         """Run something that stays one call."""
         self._follow_regions()
         made = node()
-        self._inside += 1
+        self.watch.inside += 1
         try:
             result = run()
         finally:
-            self._inside -= 1
+            self.watch.inside -= 1
         self._adopt(made, result)
         return result
 
@@ -241,7 +273,7 @@ class CallTracer(TorchFunctionMode):
 
         def module_call(module: torch.nn.Module, *args: Any, **kwargs: Any) -> Any:
             path = self._paths.get(id(module))
-            if self._inside or not path or not is_leaf(module):
+            if self.watch.inside or not path or not is_leaf(module):
                 return original(module, *args, **kwargs)
             return self.call_leaf(
                 lambda: original(module, *args, **kwargs),
@@ -249,13 +281,13 @@ class CallTracer(TorchFunctionMode):
             )
 
         def function_apply(cls: type, *args: Any) -> Any:
-            if self._inside:
+            if self.watch.inside:
                 return apply.__func__(cls, *args)
             if cls is CheckpointFunction:  # recomputation is the backward pass's business
                 return args[0](*args[2:])
             return self.call_leaf(
                 lambda: apply.__func__(cls, *args),
-                lambda: self.graph.call_function(cls.apply, self._argument(args)),  # type: ignore[attr-defined]
+                lambda: self.graph.call_function(apply.__get__(None, cls), self._argument(args)),
             )
 
         torch.nn.Module.__call__ = module_call  # type: ignore[method-assign]
@@ -273,6 +305,24 @@ def _autocast_state() -> tuple[str, torch.dtype, bool] | None:
         if torch.is_autocast_enabled(device):
             return device, torch.get_autocast_dtype(device), True
     return None
+
+
+_READS = ("item", "tolist", "numpy", "__bool__", "__int__", "__float__", "__index__")
+_DRAWS = ("rand", "bernoulli", "normal", "uniform", "multinomial", "exponential", "random_", "dropout")
+
+
+def _is_random(node: fx.Node) -> bool:
+    """Whether what a node makes was drawn at random, or made of that."""
+    seen, pending = set(), [node]
+    while pending:
+        if (one := pending.pop()) in seen:
+            continue
+        seen.add(one)
+        name = one.target if isinstance(one.target, str) else getattr(one.target, "__name__", "")
+        if one.op in ("call_function", "call_method") and any(word in name for word in _DRAWS):
+            return True
+        pending += one.all_input_nodes
+    return False
 
 
 def _has_tensor(tree: Any) -> bool:

@@ -133,7 +133,7 @@ def _trace(model: torch.nn.Module, inputs: Inputs, training: bool, *, on_fake: b
     substitute = fake_substitute(fake) if fake else to_meta
     with ExitStack() as stack:
         stack.enter_context(undisturbed())
-        stack.enter_context(borrowed(model, substitute, training=training, attributes=not on_fake))
+        stack.enter_context(borrowed(model, substitute, training=training))
         args, kwargs = map_tensors(substitute, inputs)
         stack.enter_context(torch.enable_grad())
         tracer = CallTracer(model)

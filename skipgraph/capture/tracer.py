@@ -72,7 +72,7 @@ def capture(
 
 def _on_meta(model: torch.nn.Module, inputs: Inputs, train: bool) -> Program:
     program = Program(model, method="meta", training=train)
-    with borrowed(model, to_meta, training=train, attributes=True):
+    with borrowed(model, to_meta, training=train):
         _forward(Recorder(program), map_tensors(to_meta, inputs), train)
     return program
 
@@ -101,7 +101,7 @@ def _fake_forward(recorder: Recorder, inputs: Inputs, train: bool, opaque: dict[
     fake = FakeTensorMode(allow_non_fake_inputs=True)
     to_fake = fake_substitute(fake)
     recorder.opaque = {path: lambda *call: evaluate(*call, fake) for path in opaque}
-    with borrowed(recorder.program.model, to_fake, training=train, attributes=False):
+    with borrowed(recorder.program.model, to_fake, training=train):
         fake_inputs = map_tensors(to_fake, inputs)
         with fake:
             _forward(recorder, fake_inputs, train)
@@ -112,11 +112,11 @@ def _exported(model: torch.nn.Module, inputs: Inputs, train: bool, error: Except
     try:
         if train or not _is_data_dependent(error):
             raise error
-        with borrowed(model, to_meta, training=False, attributes=True):
+        with borrowed(model, to_meta, training=False):
             with undisturbed(), redirect_stderr(io.StringIO()):
                 exported = torch.export.export(model, *map_tensors(to_meta, inputs), strict=False).module()
         program = Program(exported, method="export")
-        with borrowed(exported, to_meta, training=exported.training, attributes=True):
+        with borrowed(exported, to_meta, training=exported.training):
             _forward(Recorder(program), map_tensors(to_meta, inputs), train)
     except Exception:
         raise capture_error(model, inputs, error, failed) from error
@@ -131,7 +131,7 @@ def _forward(recorder: Recorder, inputs: Inputs, train: bool) -> None:
     args, kwargs = inputs
     recorder.learn_names()
     for name, tensor in named_tensors(by_name(program.model, args, kwargs)):
-        program.inputs.append(recorder.value_of(tensor, "input", name))
+        program.inputs.append(recorder.ledger.value_of(tensor, "input", name))
     with ExitStack() as stack:
         stack.enter_context(undisturbed())
         stack.enter_context(torch.set_grad_enabled(train))
@@ -140,7 +140,7 @@ def _forward(recorder: Recorder, inputs: Inputs, train: bool) -> None:
             stack.enter_context(torch.autograd.graph.saved_tensors_hooks(recorder.save, lambda tensor: tensor))
         with recorder.watch():
             result = program.model(*args, **kwargs)
-        program.outputs = [recorder.value_of(tensor) for tensor in tensors(result)]
+        program.outputs = [recorder.ledger.value_of(tensor) for tensor in tensors(result)]
 
 
 def by_name(model: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:

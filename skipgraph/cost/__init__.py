@@ -13,7 +13,7 @@ from skipgraph.cost.clock import Clock, clock
 from skipgraph.cost.edges import book_edges
 from skipgraph.cost.flops import price_operators
 from skipgraph.cost.fused import stretches
-from skipgraph.cost.nodes import book_flops, book_parameters, book_saved
+from skipgraph.cost.nodes import book_flops, book_parameters, book_saved, book_settings
 from skipgraph.cost.skips import book_skips
 from skipgraph.graph import Cost, SkipGraph
 from skipgraph.ops import Kind
@@ -52,6 +52,7 @@ def price(graph: SkipGraph, program: Program | None = None) -> None:
         cost.unpriced_operators = dict(flops.unpriced.most_common())
         book_flops(laid_out, flops)
         book_parameters(laid_out, program)
+        book_settings(laid_out, program)
         cost.saved_bytes = book_saved(laid_out, program, composites)
         parameters = list(program.model.parameters())
         cost.parameters = sum(parameter.numel() for parameter in parameters)

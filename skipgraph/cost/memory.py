@@ -147,11 +147,13 @@ def _put_kernels(program: Program, composites: list[Stretch], memory: Memory) ->
     for stretch in composites:
         if stretch.workspace is None:
             continue
+        results = {value.storage.index for value in stretch.composite.outputs}
         for tick in range(stretch.first, stretch.last + 1):
             workspace.pop(tick, None)
             for value in program.operators[tick].outputs:
                 storage = value.storage
-                if storage.born >= stretch.first and memory.freed[storage.index] <= stretch.last + 1:
+                inner = storage.born >= stretch.first and memory.freed[storage.index] <= stretch.last + 1
+                if inner and storage.index not in results:
                     memory.nbytes[storage.index] = 0
         workspace[stretch.last] = stretch.workspace
         if stretch.copy is not None:

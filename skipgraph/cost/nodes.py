@@ -7,6 +7,7 @@ from skipgraph.cost.clock import Clock
 from skipgraph.cost.flops import Flops
 from skipgraph.cost.fused import Stretch
 from skipgraph.graph import NodeAttributes
+from skipgraph.ops import facts_of
 
 
 def book_flops(clock: Clock, flops: Flops) -> None:
@@ -46,28 +47,52 @@ def book_parameters(clock: Clock, program: Program) -> None:
                     made_of.setdefault(output.storage.index, {}).update(sources)
 
 
+def book_settings(clock: Clock, program: Program) -> None:
+    """Set the ``settings`` of convolutions and group norms, which the laws of rewriting ask for."""
+    for _, attributes in clock.order:
+        if attributes["op"] not in ("convolution", "group_norm") or not attributes["operators"]:
+            continue
+        operator = program.operators[attributes["operators"][-1]]
+        arguments = operator.args
+        if attributes["op"] == "group_norm":
+            attributes["settings"] = {"groups": arguments[6 if operator.name == "native_group_norm" else 1]}
+        elif len(arguments) > 8:
+            attributes["settings"] = {
+                "kernel": tuple(arguments[1].shape[2:]),
+                "stride": tuple(arguments[3]),
+                "padding": tuple(arguments[4]),
+                "dilation": tuple(arguments[5]),
+                "transposed": bool(arguments[6]),
+                "groups": int(arguments[8]),
+                "bias": arguments[2] is not None,
+            }
+
+
 def book_saved(clock: Clock, program: Program, composites: list[Stretch]) -> int | None:
     """Set the nodes' ``saved_bytes``, and return the total of what autograd keeps: each block of memory once.
 
-    A fused kernel keeps its operands and results instead of what capture saw it compute with.
+    A fused kernel keeps its operands, its results and something of its own, not what capture saw it compute with.
     """
     if program.saved is None:
         return None
     kept = {value.storage.index: value.storage for value in program.saved}
+    total = 0
     for stretch in composites:
-        if stretch.workspace is not None:
-            for operator in program.operators[stretch.first : stretch.last + 1]:
-                for value in operator.outputs:
-                    kept.pop(value.storage.index, None)
-            results = stretch.composite.outputs if stretch.copy is None else program.operators[stretch.copy].outputs
-            for value in (*stretch.composite.inputs, *results):
-                kept[value.storage.index] = value.storage
+        saves = facts_of(stretch.composite.name).saves
+        if stretch.workspace is None or saves is None:
+            continue
+        total += saves(stretch.composite) or 0
+        for operator in program.operators[stretch.first : stretch.last + 1]:
+            for value in operator.outputs:
+                kept.pop(value.storage.index, None)
+        results = stretch.composite.outputs if stretch.copy is None else program.operators[stretch.copy].outputs
+        for value in (*stretch.composite.inputs, *results):
+            kept[value.storage.index] = value.storage
     node_at: dict[int, NodeAttributes] = {}
     for _, attributes in clock.order:
         attributes["saved_bytes"] = 0
         for index in attributes["operators"]:
             node_at[index] = attributes
-    total = 0
     for storage in kept.values():
         if storage.origin in ("operator", "input"):
             total += storage.nbytes

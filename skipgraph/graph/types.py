@@ -47,9 +47,8 @@ class NodeAttributes(TypedDict, total=False):
     held_at_peak: bool  # its storage is live at the first step that attains `Cost.peak_bytes`
     block: int  # number of the block of memory that the result lies in: views and writes in place share it
     workspace_bytes: int  # held while it runs besides operands and result: by its kernel, or by its inner operators
-    settings: dict[
-        str, Any
-    ]  # of a convolution: kernel, stride, padding, dilation, groups, transposed; of a group norm: groups
+    # Of a convolution: kernel, stride, padding, dilation, transposed, groups, bias; of a group norm: groups.
+    settings: dict[str, Any]
 
 
 class EdgeAttributes(TypedDict, total=False):

@@ -82,6 +82,9 @@ class Facts:
     workspace : WorkspaceRule or None
         Bytes that the CPU kernel allocates besides its results. For a composite: what its kernel allocates instead of
         the intermediate results that capture saw, or None where those are real.
+    saves : WorkspaceRule or None
+        Of a composite whose kernel keeps its operands, its results and this many bytes for the backward pass, instead
+        of what capture saw saved.
     distributes : bool
         Channel-wise: f(cat(a, b)) = cat(f(a), f(b)) along the feature axis.
     onnx : tuple of str
@@ -98,6 +101,7 @@ class Facts:
     fvcore: bool = False
     free: bool = False
     workspace: WorkspaceRule | None = None
+    saves: WorkspaceRule | None = None
     distributes: bool = False
     onnx: tuple[str, ...] = ()
     expands: tuple[tuple[str, tuple[int, ...]], ...] = ()

@@ -39,6 +39,7 @@ register(
     axes=attention_axes,
     flops=flop_rules.attention,
     workspace=workspace.attention,
+    saves=workspace.attention_saves,
     onnx=("Attention",),
 )
 register("multi_head_attention", kind=Kind.ATTENTION_LAYER, axes=multi_head_axes)

@@ -23,11 +23,19 @@ def recurrent_axes(roles: AxisRoles, operator: Operator, operands: list[Axes]) -
 
 register(
     "lstm",
+    kind=Kind.RECURRENT,
+    axes=recurrent_axes,
+    flops=flop_rules.recurrent,
+    workspace=workspace.recurrent,
+    saves=workspace.recurrent_saves,
+    onnx=("LSTM",),
+)
+register(
     "gru",
     "rnn",
     kind=Kind.RECURRENT,
     axes=recurrent_axes,
     flops=flop_rules.recurrent,
-    workspace=workspace.lstm,
-    onnx=("LSTM", "GRU", "RNN"),
+    workspace=workspace.recurrent,
+    onnx=("GRU", "RNN"),
 )

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from functools import cache, lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 Shape = tuple[int, ...]
 _REMEMBERED = 1 << 16  # distinct shapes
-_STRIP = 28  # results along a row that oneDNN keeps in registers
+_STRIP = {16: 28, 8: 3}  # results along a row that oneDNN keeps in registers, by block
 _UNFOLDED = 1 << 20  # bytes a thread unfolds at once in oneDNN's convolution by matrix products, about
 
 
@@ -118,7 +118,7 @@ def _convolution(
         return max(2 * result, (threads + 1) * copies + weight_bytes)
     # No direct kernel for odd groups, or for padding wider than the strip of results that one kernel call makes.
     odd = groups > 1 and not (depthwise and per_group_out == 1) and (per_group_in % 4 or per_group_out % 4)
-    if odd or padding[-1] > min(output[-1], _STRIP):
+    if odd or padding[-1] > min(output[-1], _STRIP[_block()]):
         unfolded = 0 if pointwise else min(itemsize * per_group_in * kernel * positions, _UNFOLDED)
         return max(result, threads * unfolded)
     if groups > 1 and not depthwise:
@@ -163,17 +163,59 @@ def attention(stretch: Operator | Composite) -> int | None:
     return 4 * (batch * heads * length + tiles)
 
 
-def lstm(stretch: Operator | Composite) -> int | None:
-    """The LSTM of oneDNN: results of two layers, weights in another layout, the gates of all positions."""
-    module = getattr(stretch, "module", None)
-    if not isinstance(module, torch.nn.LSTM) or module.proj_size:
+def attention_saves(stretch: Operator | Composite) -> int:
+    """The log-sum-exp of every query."""
+    return 4 * math.prod(stretch.inputs[0].shape[:-1])
+
+
+def recurrent(stretch: Operator | Composite) -> int | None:
+    """The most that one layer holds besides the results of the last one.
+
+    That is the results of the layer before, the gates of all positions, and for an LSTM, which is oneDNN's, both
+    weights in another layout and some states; with two directions also parts that were joined already. A CPU computes
+    the gates of all positions at once, the meta device position by position.
+    """
+    module: Any = getattr(stretch, "module", None)
+    if module is None or module.proj_size:
         return None
-    itemsize = stretch.inputs[0].dtype.itemsize
-    positions = math.prod(stretch.inputs[0].shape[:-1])
-    directions = 2 if module.bidirectional else 1
-    hidden = module.hidden_size
-    widest = max(module.input_size, hidden * directions if module.num_layers > 1 else 0)
-    weights = 4 * hidden * (widest + hidden)
-    gates = 4 * hidden * positions
-    between = 2 * positions * hidden * directions if module.num_layers > 1 else 0
-    return itemsize * (weights + gates + between)
+    positions, batch = _positions(stretch, module)
+    lstm = isinstance(module, torch.nn.LSTM)
+    hidden, directions = module.hidden_size, 2 if module.bidirectional else 1
+    result = positions * hidden
+    copied = positions * module.input_size if lstm and module.batch_first else 0
+    gates = module.weight_hh_l0.shape[0] * positions
+    most = 0
+    for layer, size in _layers(module):
+        held = copied + gates + (directions * result if layer else 0)
+        if lstm:
+            held += 4 * hidden * (size + hidden) + 12 * batch * hidden + (positions * size if size > hidden else 0)
+            held += (directions - 1) * result
+        else:
+            held += result + 3 * (directions - 1) * result
+        most = max(most, held)
+    return int(stretch.inputs[0].dtype.itemsize * most)
+
+
+def recurrent_saves(stretch: Operator | Composite) -> int:
+    """What oneDNN's LSTM keeps for the backward pass, about: its own record of each layer, and inner results."""
+    module: Any = getattr(stretch, "module", None)
+    if module is None:
+        return 0
+    positions, _ = _positions(stretch, module)
+    hidden, directions = module.hidden_size, 2 if module.bidirectional else 1
+    inner = (module.num_layers - 1) * directions * positions * hidden
+    record = sum(positions * (17 * hidden + 14 * max(size, hidden)) // 2 for _, size in _layers(module))
+    return int(stretch.inputs[0].dtype.itemsize * (inner + directions * record))
+
+
+def _positions(stretch: Operator | Composite, module: Any) -> tuple[int, int]:
+    """Positions of all sequences of a batch, and the batch size."""
+    shape = stretch.inputs[0].shape
+    batch = 1 if len(shape) == 2 else shape[0 if module.batch_first else 1]
+    return math.prod(shape[:-1]), batch
+
+
+def _layers(module: Any) -> list[tuple[int, int]]:
+    """Each layer of a recurrent module with its input size."""
+    inner = module.hidden_size * (2 if module.bidirectional else 1)
+    return [(layer, inner if layer else module.input_size) for layer in range(module.num_layers)]

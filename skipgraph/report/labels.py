@@ -146,7 +146,7 @@ def shorten(path: str, longest: int = LONGEST_NAME) -> str:
 
     Examples
     --------
-    >>> shorten("backbone.features.layers.11.attention.projection", 30)
+    >>> shorten("backbone.features.layers.11.attention.projection", 25)
     '….11.attention.projection'
     """
     parts = path.split(".")

@@ -70,8 +70,15 @@ def _totals(inspection: Inspection) -> RenderableType:
         f"({units.size(cost.parameter_bytes)}), {inspection.weights} weights",
         "memory": f"peak {units.size(cost.peak_bytes)} as it runs, {units.size(cost.peak_bytes_last_use)} if freed at "
         f"last use; all results {units.size(cost.activation_bytes)}",
-        "graph": f"{'training' if inspection.training else 'inference'}, {graph.number_of_nodes():,} operators, "
-        f"{graph.number_of_edges():,} edges, {cost.steps:,} steps, {units.plural(len(graph.merges), 'merge')}",
+        "graph": ", ".join(
+            [
+                "training" if inspection.training else "inference",
+                units.plural(graph.number_of_nodes(), "operator"),
+                units.plural(graph.number_of_edges(), "edge"),
+                units.plural(cost.steps, "step"),
+                units.plural(len(graph.merges), "merge"),
+            ]
+        ),
     }
     if cost.saved_bytes is not None:
         lines["training"] = f"{units.size(cost.saved_bytes)} kept for the backward pass"

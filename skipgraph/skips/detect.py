@@ -94,9 +94,14 @@ class _Detector:
 
         if candidate.concat:
             # Which slices its operands read is known only once all of them have been followed to their fork.
-            order: list[int] = []
-            region.sweep(lambda node: order.append(node) or region.all_slots)
-            for node in order:
+            forks: list[int] = []
+
+            def note(node: int) -> int:
+                forks.append(node)
+                return region.all_slots
+
+            region.sweep(note)
+            for node in forks:
                 if wanted:
                     visit(node)
             for place in range(len(candidate.slots)):

@@ -78,6 +78,8 @@ class Judge:
             return Verdict(source, slot, "conditioning")
         if source == operand and region.simple:
             return self._simple(source, slot)
+        if self._most_bypassed(leaving) <= region.stem_weight(source, slot):
+            return Verdict(source, slot, "parallel_branches")
         return self._careful(source, slot, leaving, direct)
 
     def _simple(self, source: int, slot: int) -> Verdict:
@@ -93,19 +95,25 @@ class Judge:
         verdict.leaves_last = region.last_use[source]
         return verdict
 
+    def _most_bypassed(self, leaving: list[int]) -> int:
+        """No main path that leaves by these nodes has more layers."""
+        weight, layer = self.region.weight, self.signal.layer
+        return max((weight[node] + layer[node] for node in leaving), default=0)
+
     def _careful(self, source: int, slot: int, leaving: list[int], direct: int) -> Verdict:
         signal, region = self.signal, self.region
         bit = 1 << slot
         verdict = Verdict(source, slot)
         stem_starts = [node for node in region.following[source] if region.reaches[node] & bit]
         stem = self._paths(source, stem_starts, bit, bit)
+        stem_weight = region.stem_weight(source, slot)
         ends = self._ends(slot)
         starts = [node for node in leaving if not self._disjoint(node, stem_starts, source, slot)]
         main = self._paths(source, starts, ends, ends)
         if not main.ends and not direct & ends:
             verdict.reason = "slices"
             return verdict
-        stem_weight, main_weight = stem.heaviest(), main.heaviest()
+        main_weight = main.heaviest()
         if stem_weight >= main_weight:
             verdict.reason = "parallel_branches"
             return verdict
@@ -181,8 +189,8 @@ class Judge:
         """
         region = self.region
         ends = region.all_slots & ~(1 << slot)
-        if region.candidate.concat:
-            for tensor, (pieces, whole) in region.sliced().items():
+        if region.candidate.concat and region.slices:
+            for tensor, (pieces, whole) in region.sliced.items():
                 mine = [part for part, reached in pieces if reached >> slot & 1]
                 if not mine or whole >> slot & 1 or not self._dominated(slot, tensor):
                     continue
@@ -285,7 +293,7 @@ class Judge:
         The chain alone is the stem here: the earlier concat's own round trip belongs to neither path.
         """
         signal, region = self.signal, self.region
-        stem = self._chain_to_concat(slot)
+        stem = self._chain_to_concat(slot) if region.resamples else []
         if not stem:
             return None
         inside = {node: sum(signal.layer[n] for n in stem[: place + 1]) for place, node in enumerate(stem)}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Callable
+from functools import cached_property
 
 from skipgraph.skips.signal import Candidate, Signal
 
@@ -44,11 +45,13 @@ class Region:
         self.coarsest: dict[int, int] = {}
         self.merges: dict[int, int] = {}
         self.last_use: dict[int, int] = {}
-        self.simple = True  # no resampling, slice or sum has been met: paths need no second look
+        self.resamples = self.slices = self.sums = False  # whether any was met
         self.base = ordinal[candidate.node]
         self._ordinal = ordinal
         self._open: list[int] = []
         self.all_slots = 0
+        self.order: list[int] = []  # popped nodes, latest first
+        self._stem_weights: dict[int, tuple[dict[int, int], int]] = {}
         for place, slot in enumerate(candidate.slots):
             if self.positions > 1 and signal.conditioning[slot.node]:
                 continue  # it conditions, it bypasses nothing, and neither does anything before it
@@ -82,15 +85,45 @@ class Region:
             node = -heapq.heappop(self._open)
             if node == witness:
                 witness = -1
-            wanted = visit(node)
+            self.order.append(node)
+            if self._is_fork(node):
+                wanted = visit(node)
             self._pass_on(node)
         while self._open and wanted:
-            wanted = visit(-heapq.heappop(self._open))
+            node = -heapq.heappop(self._open)
+            self.order.append(node)
+            if self._is_fork(node):
+                wanted = visit(node)
+
+    def _is_fork(self, node: int) -> bool:
+        """Whether two ways lead from ``node`` to the merge: nothing else can be a source."""
+        return len(self.following[node]) + (node in self.slots_at) > 1
+
+    def stem_weight(self, node: int, slot: int) -> int:
+        """Most layer operators behind ``node`` on one path to ``slot``, for a popped node that reaches it."""
+        weights, done = self._stem_weights.get(slot, ({}, 0))
+        bit = 1 << slot
+        layer, reaches, following = self.signal.layer, self.reaches, self.following
+        for other in self.order[done:]:
+            if reaches[other] & bit:
+                heaviest = 0
+                for after in following[other]:
+                    if after in weights and weights[after] + layer[after] > heaviest:
+                        heaviest = weights[after] + layer[after]
+                weights[other] = heaviest
+        self._stem_weights[slot] = weights, len(self.order)
+        return weights[node]
+
+    @property
+    def simple(self) -> bool:
+        """Whether no resampling, slice or sum has been met: its paths need no second look."""
+        return not (self.resamples or self.slices or self.sums)
 
     def bit_of(self, merge: int) -> int:
         """The bit that stands for ``merge`` in the masks of `merges`."""
         return 1 << (self.base - self._ordinal[merge])
 
+    @cached_property
     def sliced(self) -> dict[int, tuple[list[tuple[tuple[int, int, int], int]], int]]:
         """Tensor -> its slices with the slots that these reach, and the slots reached from the whole of it."""
         found: dict[int, tuple[list[tuple[tuple[int, int, int], int]], int]] = {}
@@ -118,12 +151,9 @@ class Region:
         merges = self.merges[node]
         if is_merge:
             merges |= self.bit_of(node)
-        if (
-            signal.resamples[node]
-            or signal.slices[node] is not None
-            or (is_merge and not signal.candidates[node].concat)
-        ):
-            self.simple = False
+            self.sums = self.sums or not signal.candidates[node].concat
+        self.resamples = self.resamples or signal.resamples[node]
+        self.slices = self.slices or signal.slices[node] is not None
         use = node if signal.names[node] else self.last_use[node]
         for pred in signal.preds[node]:
             if self.positions > 1 and signal.conditioning[pred]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -93,7 +94,7 @@ def test_modes_of_each_module_are_as_they_were() -> None:
         program = capture(model, (torch.empty(2, 4),), train=train)
         assert [module.training for module in model.modules()] == [True, True, False, True]
         assert program.training == train
-    assert "native_dropout" in [operator.name for operator in program.operators]
+        assert ("bernoulli" in [operator.name for operator in program.operators]) == train
 
 
 def test_gradients_flags_and_data_stay() -> None:
@@ -116,10 +117,8 @@ def test_patched_functions_are_put_back() -> None:
     call, grad = nn.Module.__call__, torch.is_grad_enabled()
     fast_path = torch.backends.mha.get_fastpath_enabled()
     for model in (Mutating(), Raising()):
-        try:
+        with suppress(CaptureError):
             capture(model, (torch.empty(2, 4),))
-        except CaptureError:
-            pass
         assert nn.Module.__call__ is call
         assert torch.is_grad_enabled() == grad
         assert torch.backends.mha.get_fastpath_enabled() == fast_path

@@ -28,7 +28,9 @@ def matrices(*shapes: tuple[int, ...]) -> tuple[Tensor, ...]:
 
 
 def test_addmm_with_a_data_bias_is_a_product_and_a_sum() -> None:
-    graph = graph_of(Written(lambda m, b, x: torch.addmm(b, x, m.w), w=nn.Parameter(*matrices((4, 5)))), matrices((3, 5), (3, 4)))
+    graph = graph_of(
+        Written(lambda m, b, x: torch.addmm(b, x, m.w), w=nn.Parameter(*matrices((4, 5)))), matrices((3, 5), (3, 4))
+    )
     assert kinds(graph) == {"args.0": "input", "args.1": "input", "mm": "layer", "add": "sum"}
     assert (sources(graph, "mm"), sources(graph, "add")) == (["args.1"], ["args.0", "mm"])
 

@@ -58,7 +58,11 @@ def test_heads_are_features() -> None:
 
 def test_tokens_of_an_image_are_its_positions() -> None:
     graph = graph_of(
-        Written(lambda m, x: m.linear(m.patch(x).flatten(2).transpose(1, 2)), patch=conv(stride=4), linear=nn.Linear(8, 8, **META)),
+        Written(
+            lambda m, x: m.linear(m.patch(x).flatten(2).transpose(1, 2)),
+            patch=conv(stride=4),
+            linear=nn.Linear(8, 8, **META),
+        ),
         (image(),),
     )
     assert graph.nodes["linear"]["positions"] == 16
@@ -83,7 +87,9 @@ def test_a_class_token_and_a_crop_are_no_resampling() -> None:
 
 def test_strided_slices_resample() -> None:
     graph = graph_of(Written(lambda m, x: m.conv(x)[:, :, ::2], conv=conv()), (image(),))
-    assert [data["slice"] for _, data in graph.nodes(data=True) if data["slice"] and data["slice"][2] == 2] == [(0, 16, 2)]
+    assert [data["slice"] for _, data in graph.nodes(data=True) if data["slice"] and data["slice"][2] == 2] == [
+        (0, 16, 2)
+    ]
     assert any(graph.nodes[node]["resamples"] for node in graph)
 
 

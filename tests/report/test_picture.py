@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import sys
 
+import pygraphviz
 import pytest
 
 from skipgraph import report
-from skipgraph.report import picture
+from skipgraph.report import layout, picture
 from tests.report import inspections
 
 
@@ -89,3 +90,27 @@ def test_the_default_warning_is_a_python_warning(monkeypatch):
     monkeypatch.setattr(picture, "_commands", lambda form: iter(()))
     with pytest.warns(RuntimeWarning, match="there is no Graphviz"):
         report.render(inspections.sketch("vit"), "svg")
+
+
+class TestTitlesOfFrames:
+    def test_a_spline_is_sampled_from_end_to_end(self):
+        points = list(layout._points("e,9,9 0,0 0,10 10,10 10,20"))
+        assert points[0] == (0, 0)
+        assert points[-1] == (10, 20)
+        assert (5, 10) in points
+
+    @pytest.mark.parametrize(("rectangle", "crossed"), [(((4, 8), (6, 12)), True), (((6, 0), (9, 8)), False)])
+    def test_a_title_is_crossed_if_the_spline_runs_through_it(self, rectangle, crossed):
+        assert layout._crosses(list(layout._points("0,0 0,10 10,10 10,20")), *rectangle) is crossed
+
+    def test_a_title_moves_out_of_the_way(self):
+        frame = 'subgraph cluster_a { label="quite a long title" labeljust=l; x [width=0.2]; y [width=4] }'
+        graph = pygraphviz.AGraph(string=f"digraph {{ {frame} x -> y; top -> x [weight=9] }}")
+        graph.layout(prog="dot")
+        attributes = graph.get_subgraph("cluster_a").graph_attr
+        left, _, right, _ = (float(x) for x in attributes["bb"].split(","))
+        side = dict(layout._better_sides(graph))["cluster_a"]
+        arrow = float(graph.get_edge("top", "x").attr["pos"].split()[-1].split(",")[0])
+        assert (
+            abs(arrow - {"l": left, "r": right, "c": (left + right) / 2}[side]) > 72 * float(attributes["lwidth"]) / 2
+        )

@@ -65,11 +65,7 @@ class Oracle:
     def _paths(self, source: int, ends: set[int], within: set[int]) -> list[list[int]]:
         """All paths from ``source`` to ``ends``, without ``source`` itself."""
         region = self.graph.subgraph(within | {source})
-        return [
-            path[1:]
-            for end in ends & within
-            for path in nx.all_simple_paths(region, source, end)
-        ]
+        return [path[1:] for end in ends & within for path in nx.all_simple_paths(region, source, end)]
 
     def _weight(self, paths: list[list[int]]) -> int:
         return max((sum(self.steps[n].op == "convolution" for n in path) for path in paths), default=0)

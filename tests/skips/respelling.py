@@ -189,7 +189,7 @@ class Reassociated(TorchFunctionMode):
         self._alone: set[int] | None = None  # numbers of the sums that one other call reads, and nobody else
         self._parts: dict[int, tuple[int, Tensor, Tensor]] = {}  # id of a sum -> its number and its operands
         self._readers: dict[int, int] = {}
-        self._kept: list[Tensor] = []  # so that no identity is used twice
+        self._kept: list[Tensor] = []  # so that no sum's identity is used again
 
     def watch(self, run: Callable[[], Any]) -> None:
         with self:
@@ -207,6 +207,7 @@ class Reassociated(TorchFunctionMode):
             return func(*args, **(kwargs or {}))
         result = self._summed(*args)
         self._parts[id(result)] = (len(self._parts), *args)
+        self._readers[id(result)] = 0  # another tensor, gone by now, may have had this identity
         self._kept.append(result)
         return result
 
@@ -215,7 +216,11 @@ class Reassociated(TorchFunctionMode):
             number, first, second = self._parts.get(id(inner), (-1, a, b))
             if self._alone is not None and number in self._alone:
                 self.places += 1
-                return torch.add(first, torch.add(second, other)) if on_the_left else torch.add(torch.add(other, first), second)
+                return (
+                    torch.add(first, torch.add(second, other))
+                    if on_the_left
+                    else torch.add(torch.add(other, first), second)
+                )
         return torch.add(a, b)
 
 

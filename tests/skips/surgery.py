@@ -91,7 +91,13 @@ class Conditioned(nn.Module):
         self.shared = shared
         last = isinstance(norm, nn.LayerNorm)
         self.axis = -1 if last else 1
-        width = norm.normalized_shape[-1] if last else norm.num_channels if isinstance(norm, nn.GroupNorm) else norm.num_features
+        width = (
+            norm.normalized_shape[-1]
+            if last
+            else norm.num_channels
+            if isinstance(norm, nn.GroupNorm)
+            else norm.num_features
+        )
         self.projection = nn.Linear(length, width, device="meta")
 
     def forward(self, features: Tensor) -> Tensor:

@@ -182,8 +182,14 @@ LONG = [
     ),
     Clause(
         "La: the stem stays between the resolutions of its ends",
-        lambda m, x: F.interpolate(torch.relu(m.p(x)), scale_factor=2.0) + halved(m, F.interpolate(x, scale_factor=2.0)),
-        lambda: {"down": conv(stride=4), "f": nn.Sequential(block(depth=4), nn.Upsample(scale_factor=2.0)), "p": conv()},
+        lambda m, x: (
+            F.interpolate(torch.relu(m.p(x)), scale_factor=2.0) + halved(m, F.interpolate(x, scale_factor=2.0))
+        ),
+        lambda: {
+            "down": conv(stride=4),
+            "f": nn.Sequential(block(depth=4), nn.Upsample(scale_factor=2.0)),
+            "p": conv(),
+        },
         ("long projected add",),
     ),
     Clause(
@@ -301,7 +307,13 @@ MERGES = [
         lambda: {"bodies": [block(8), block(16, 8), conv(32, 8), block(24, 8)]},
         ("short identity concat 1", "short identity concat 2", "short identity concat 3"),
     ),
-    Clause("inputs without a common ancestor", lambda m, x, y: m.f(x) + y, lambda: {"f": block()}, (), lambda: (image(), image())),
+    Clause(
+        "inputs without a common ancestor",
+        lambda m, x, y: m.f(x) + y,
+        lambda: {"f": block()},
+        (),
+        lambda: (image(), image()),
+    ),
     Clause("x + x", lambda m, x: x + x, dict),
     Clause("an unread sum", lambda m, x: (x + m.f(x), m.f(x))[1], lambda: {"f": block()}),
 ]

@@ -25,7 +25,7 @@ def networks(draw: st.DrawFn, most: int = 14) -> list[Step]:
     for _ in range(draw(st.integers(3, most))):
         op = draw(st.sampled_from((*UNARY, "add", "add", "add", "cat", "dense")))
         number = len(steps)
-        recent = st.integers(max(0, number - 5), number - 1).map(lambda place: 0 if place == 1 and number < 4 else place)
+        recent = st.integers(max(0, number - 5), number - 1)
         if op == "dense":  # all of the latest results, so that lists of operands begin alike
             first = draw(st.integers(2, number)) if number > 2 else 0
             operands = tuple(range(first, number)) or (0,)

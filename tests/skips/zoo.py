@@ -145,7 +145,12 @@ SPECIMENS = {
         _library("polynomial", PolynomialBlocks, size=16, width=12),
         _library("collected", SkipsCollected, size=16, width=12),
         _library("smp_unet", partial(smp.Unet, "resnet18", encoder_weights=None)),
-        _library("smp_fpn", partial(smp.FPN, "resnet18", encoder_weights=None), decoder_pyramid_channels=320, decoder_segmentation_channels=160),
+        _library(
+            "smp_fpn",
+            partial(smp.FPN, "resnet18", encoder_weights=None),
+            decoder_pyramid_channels=320,
+            decoder_segmentation_channels=160,
+        ),
         _library("smp_linknet", partial(smp.Linknet, "resnet18", encoder_weights=None)),
     )
 }
