@@ -36,7 +36,6 @@ class Writer:
             with self.graph.inserting_before(node):
                 for guard in due.get(place, []):
                     value = self._node(guard.comparison)
-                    value = value if guard.outcome else self.graph.call_function(operator.not_, (value,))
                     self.graph.call_function(torch._assert, (value, f"captured for {guard.text}, {_REMEDY}"))
                 made = {path: self._node(expression) for path, expression in fits.get(place, {}).items()}
             args, kwargs = _replaced((node.args, node.kwargs), (), made)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from functools import partial, reduce
+from functools import cache, partial, reduce
 from dataclasses import fields, is_dataclass
 from types import MethodWrapperType
 from typing import Any
@@ -55,7 +55,7 @@ class CallTracer(TorchFunctionMode):
         self.constants: dict[str, torch.Tensor] = {}
         self._nodes: dict[int, fx.Node] = {}
         self._alive: list[Any] = []
-        self.watch = Watch()
+        self.sizes = Watch()
         self._paths = {id(module): path for path, module in model.named_modules()}
         self._names = dict(_tensor_names(model))
         self._buffers = [(path, one._buffers, dict(one._buffers)) for path, one in model.named_modules()]
@@ -64,6 +64,7 @@ class CallTracer(TorchFunctionMode):
         self._device_node: fx.Node | None = None
         self._grad = torch.is_grad_enabled()
         self._grad_before: fx.Node | None = None
+        self.autocast = False
         self._autocast: tuple[Any, ...] | None = None
         self._autocast_node: fx.Node | None = None
 
@@ -75,9 +76,7 @@ class CallTracer(TorchFunctionMode):
 
     def _bind(self, node: fx.Node, tree: Any) -> None:
         if isinstance(tree, torch.Tensor):
-            self._nodes[id(tree)] = node
-            self._alive.append(tree)
-            node.meta["shape"] = tuple(tree.shape)
+            self._know(node, tree)
             if self._first_input is None:
                 self._first_input, self._device = node, tree.device
         elif isinstance(tree, Mapping):
@@ -98,7 +97,7 @@ class CallTracer(TorchFunctionMode):
         self._follow_regions()
         result = self._result(tree)
         self._store_buffers()
-        self.watch.inside = -1
+        self.sizes.inside = -1
         self.graph.output(result)
 
     def _store_buffers(self) -> None:
@@ -129,18 +128,18 @@ class CallTracer(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if self.watch.inside:
+        if self.sizes.inside:
             return func(*args, **kwargs)
         if func is torch._C._set_grad_enabled:
             return func(*args, **kwargs)
         self._follow_regions()
         # Arguments are read before the call: what it writes in place is named by the call itself.
         given = self._argument(args), self._argument(kwargs)
-        self.watch.inside += 1
+        self.sizes.inside += 1
         try:
             result = func(*args, **kwargs)
         finally:
-            self.watch.inside -= 1
+            self.sizes.inside -= 1
         writes = getattr(func, "__name__", "") in ("__setitem__", "copy_", "backward")
         if _has_tensor(result) or (result is None and writes):
             self._adopt(self._call(func, *given), result)
@@ -154,10 +153,10 @@ class CallTracer(TorchFunctionMode):
         if name in ("shape", "size", "numel", "nelement"):
             sizes = [Extent(node, axis) for axis in range(len(node.meta["shape"]))]
             if isinstance(result, torch.Size):
-                return torch.Size([watched(int(n), size, self.watch) for n, size in zip(result, sizes, strict=True)])
+                return torch.Size([watched(int(n), size, self.sizes) for n, size in zip(result, sizes, strict=True)])
             if name == "size":
-                return watched(result, sizes[rest[0]], self.watch)
-            return watched(result, reduce(partial(applied, operator.mul), sizes), self.watch) if sizes else result
+                return watched(result, sizes[rest[0]], self.sizes)
+            return watched(result, reduce(partial(applied, operator.mul), sizes), self.sizes) if sizes else result
         if name in _READS and _is_random(node):
             raise CaptureError(
                 f"the forward decides by a number drawn at random ({node.name})",
@@ -177,9 +176,7 @@ class CallTracer(TorchFunctionMode):
 
     def _adopt(self, node: fx.Node, result: Any) -> None:
         if isinstance(result, torch.Tensor):
-            self._nodes[id(result)] = node
-            self._alive.append(result)
-            node.meta["shape"] = tuple(result.shape)
+            self._know(node, result)
         else:
             self._bind(node, result)
 
@@ -223,11 +220,21 @@ class CallTracer(TorchFunctionMode):
             name = self._names.get(id(tensor))
             if name is None:
                 name = f"_constant_{len(self.constants)}"
+                while hasattr(self.model, name):
+                    name += "_"
                 self.constants[name] = tensor
-            node = self._nodes[id(tensor)] = self.graph.get_attr(name)
-            node.meta["shape"] = tuple(tensor.shape)
-            self._alive.append(tensor)
+            node = self.graph.get_attr(name)
+            self._know(node, tensor)
+            node.meta["constant"] = self.constants.get(name)
         return node
+
+    def _know(self, node: fx.Node, tensor: torch.Tensor) -> None:
+        """``node`` makes ``tensor``."""
+        self._nodes[id(tensor)] = node
+        self._alive.append(tensor)
+        self.sizes.inside += 1
+        node.meta["shape"] = tuple(tensor.shape)
+        self.sizes.inside -= 1
 
     # -- regions -----------------------------------------------------------------------------------------------------
 
@@ -250,6 +257,7 @@ class CallTracer(TorchFunctionMode):
                 torch.amp.autocast_mode._enter_autocast, (*autocast, None)
             )
             self._autocast = autocast
+            self.autocast = True
 
     # -- modules and custom functions --------------------------------------------------------------------------------
 
@@ -257,11 +265,11 @@ class CallTracer(TorchFunctionMode):
         """Run something that stays one call."""
         self._follow_regions()
         made = node()
-        self.watch.inside += 1
+        self.sizes.inside += 1
         try:
             result = run()
         finally:
-            self.watch.inside -= 1
+            self.sizes.inside -= 1
         self._adopt(made, result)
         return result
 
@@ -273,7 +281,7 @@ class CallTracer(TorchFunctionMode):
 
         def module_call(module: torch.nn.Module, *args: Any, **kwargs: Any) -> Any:
             path = self._paths.get(id(module))
-            if self.watch.inside or not path or not is_leaf(module):
+            if self.sizes.inside or not path or not is_leaf(module):
                 return original(module, *args, **kwargs)
             return self.call_leaf(
                 lambda: original(module, *args, **kwargs),
@@ -281,13 +289,13 @@ class CallTracer(TorchFunctionMode):
             )
 
         def function_apply(cls: type, *args: Any) -> Any:
-            if self.watch.inside:
+            if self.sizes.inside:
                 return apply.__func__(cls, *args)
             if cls is CheckpointFunction:  # recomputation is the backward pass's business
                 return args[0](*args[2:])
             return self.call_leaf(
                 lambda: apply.__func__(cls, *args),
-                lambda: self.graph.call_function(apply.__get__(None, cls), self._argument(args)),
+                lambda: self.graph.call_function(_applying(cls), self._argument(args)),
             )
 
         torch.nn.Module.__call__ = module_call  # type: ignore[method-assign]
@@ -298,6 +306,17 @@ class CallTracer(TorchFunctionMode):
         finally:
             torch.nn.Module.__call__ = original  # type: ignore[method-assign]
             torch.autograd.Function.apply = apply  # type: ignore[method-assign]
+
+
+@cache
+def _applying(cls: Any) -> Callable[..., Any]:
+    """The ``apply`` of a custom autograd function as a plain function, one and the same for all traces."""
+
+    def apply(*args: Any) -> Any:
+        return cls.apply(*args)
+
+    apply.__name__ = apply.__qualname__ = cls.__name__
+    return apply
 
 
 def _autocast_state() -> tuple[str, torch.dtype, bool] | None:

@@ -24,15 +24,14 @@ _MOST_DIMENSIONS = 12
 
 @dataclass(frozen=True, slots=True)
 class Guard:
-    """A comparison that must come out as it did; ``after`` is the position of the last node that it needs."""
+    """A comparison that must hold; ``after`` is the position of the last node that it needs."""
 
     comparison: Applied
-    outcome: bool
     after: int
 
     @property
     def text(self) -> str:
-        return str(self.comparison) if self.outcome else f"not {self.comparison}"
+        return str(self.comparison)
 
 
 def leaves(node: fx.Node) -> Iterator[tuple[Path, Any]]:
@@ -92,14 +91,15 @@ def find_fits(nodes: Nodes, others: list[Nodes]) -> tuple[Fits, list[int]]:
                 fits.setdefault(place, {})[path] = own
                 continue
             near = [(place_of[n], axis) for n in node.all_input_nodes for axis in range(len(n.meta.get("shape", ())))]
-            fit = _fit(values, [*near, *inputs], traces)
+            fit = _fit([_whole(value) for value in values], [*near, *inputs], traces)
             if fit is None:
                 return {}, [number for number, other in enumerate(values[1:]) if other != values[0]]
-            fits.setdefault(place, {})[path] = fit.expression(nodes)
+            found = fit.expression(nodes)
+            fits.setdefault(place, {})[path] = applied(float, found) if type(values[0]) is float else found
     return fits, []
 
 
-def find_guards(nodes: Nodes, others: list[Nodes], comparisons: list[tuple[Applied, bool]]) -> list[Guard]:
+def find_guards(nodes: Nodes, others: list[Nodes], comparisons: list[Applied]) -> list[Guard]:
     """The comparisons whose outcome the calls may hang on.
 
     Those of sizes that never move need no guard. Those that came out otherwise in one of ``others`` need none either:
@@ -108,16 +108,16 @@ def find_guards(nodes: Nodes, others: list[Nodes], comparisons: list[tuple[Appli
     traces = [nodes, *others]
     place_of = {node: place for place, node in enumerate(nodes)}
     guards: dict[str, Guard] = {}
-    for comparison, outcome in comparisons:
+    for comparison in comparisons:
         extents = list(comparison.extents())
         outcomes = _evaluated(comparison, place_of, traces)
-        if outcomes is None or any(other != outcome for other in outcomes):
+        if outcomes is None or not all(outcomes):
             continue
         places = [place_of[extent.node] for extent in extents]
         sizes = [[trace[place].meta["shape"][e.axis] for trace in traces] for place, e in zip(places, extents)]
         if any(len(set(row)) > 1 for row in sizes):
-            guard = Guard(comparison, outcome, max(places))
-            guards.setdefault(guard.text, guard)
+            guard = Guard(comparison, max(places))
+            guards.setdefault(str(comparison), guard)
     return list(guards.values())
 
 
@@ -144,6 +144,10 @@ def is_input(node: fx.Node) -> bool:
 
 
 # -- numbers that do not say where they come from --------------------------------------------------------------------
+
+
+def _whole(value: Any) -> Any:
+    return int(value) if type(value) is float and value.is_integer() else value
 
 
 @dataclass(slots=True, frozen=True)

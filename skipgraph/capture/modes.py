@@ -67,10 +67,8 @@ def _alike(mine: Any, theirs: Any, twin: dict[fx.Node, fx.Node]) -> bool:
             and all(_alike(mine[key], theirs[key], twin) for key in mine)
         )
     if isinstance(mine, slice):
+        ends = [(getattr(mine, end), getattr(theirs, end, None)) for end in ("start", "stop", "step")]
         return isinstance(theirs, slice) and all(
-            _alike(getattr(mine, end), getattr(theirs, end), twin)
-            and getattr(mine, end) is getattr(theirs, end)
-            or getattr(mine, end) == getattr(theirs, end)
-            for end in ("start", "stop", "step")
+            _alike(a, b, twin) and (isinstance(a, fx.Node) or (type(a) is type(b) and a == b)) for a, b in ends
         )
     return True

@@ -14,7 +14,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from skipgraph.capture.calls import CallTracer
 from skipgraph.capture.conditions import undisturbed
 from skipgraph.capture.modes import joined
-from skipgraph.capture.sizes import generalise
+from skipgraph.capture.sizes import Trace, Tracing, same_data, study
 from skipgraph.capture.substitution import borrowed, fake_substitute, to_meta
 from skipgraph.capture.tracer import Inputs, by_name, capture_error
 from skipgraph.capture.trees import map_tensors
@@ -54,11 +54,19 @@ class Captured(torch.nn.Module):
         self.training = model.training
         self.graphs = graphs
         self.fixed_sizes = fixed_sizes
+        self._exceptions = {mode: _exceptions(model, mode) for mode in (False, True)}
         self._forwards = {mode: _compiled(graph) for mode, graph in graphs.items()}
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Run the graph of the present mode."""
         return self._forwards[self.training](self, *args, **kwargs)
+
+    def train(self, mode: bool = True) -> Captured:
+        """Set the mode, with the exceptions that the original makes (norms that it keeps frozen)."""
+        super().train(mode)
+        for path in self._exceptions[mode]:
+            self.get_submodule(path).training = not mode
+        return self
 
     def code(self, *, training: bool = False) -> str:
         """The Python that runs, as text."""
@@ -96,30 +104,53 @@ def runnable(model: torch.nn.Module, args: tuple[Any, ...] = (), kwargs: dict[st
     CaptureError
         If the forward cannot be run without data.
     """
-    inputs = (tuple(args), dict(kwargs or {}))
-    graphs: dict[bool, fx.Graph] = {}
-    constants: dict[str, torch.Tensor] = {}
-    fixed: list[str] = []
-    for mode in (False, True):
-        tracer, on_fake = _first_trace(model, inputs, mode)
+    given = dict(kwargs or {})
+    # In the order of the forward's parameters, which is that of the placeholders.
+    order = by_name(model, tuple(args), given)
+    inputs = (tuple(args), {name: given[name] for name in sorted(given, key=[*order, *given].index)})
+    evaluation, on_fake = _first_trace(model, inputs, training=False)
+    training, training_on_fake = _first_trace(model, inputs, training=True)
 
-        def trace(other: Inputs, mode: bool = mode, on_fake: bool = on_fake) -> fx.Graph:
-            return _trace(model, other, mode, on_fake=on_fake).graph
+    def tracing(mode: bool, on_fake: bool) -> Tracing:
+        return lambda other: _traced(_trace(model, other, mode, on_fake=on_fake))
 
-        asserted = generalise(tracer.graph, inputs, trace)
-        graphs[mode] = tracer.graph
-        constants |= tracer.constants
-        fixed += [text for text in asserted if text not in fixed]
-    one = joined(graphs[False], graphs[True])
-    if one is not None:
+    found = study(_traced(evaluation), inputs, tracing(False, on_fake))
+    if found.covers(_traced(training)):
+        fixed = found.apply(training.graph)
+        found.apply(evaluation.graph)
+    else:
+        other = study(_traced(training), inputs, tracing(True, training_on_fake))
+        fixed = (*found.apply(evaluation.graph), *other.apply(training.graph))
+    constants = _constants(model, inputs, _shared(evaluation, training))
+    graphs = {False: evaluation.graph, True: training.graph}
+    if (one := joined(evaluation.graph, training.graph)) is not None:
         graphs = {False: one, True: one}
-    return Captured(model, graphs, constants, tuple(fixed))
+    return Captured(model, graphs, constants, tuple(dict.fromkeys(fixed)))
 
 
-def _first_trace(model: torch.nn.Module, inputs: Inputs, training: bool) -> tuple[CallTracer, bool]:
+def _traced(tracer: CallTracer) -> Trace:
+    return Trace(tracer.graph, tracer.sizes.comparisons)
+
+
+def _exceptions(model: torch.nn.Module, mode: bool) -> tuple[str, ...]:
+    """The submodules that ``model.train(mode)`` leaves in the other mode."""
+    modules = dict(model.named_modules())
+    before = {path: module.training for path, module in modules.items()}
+    try:
+        model.train(mode)
+        return tuple(path for path, module in modules.items() if path and module.training != mode)
+    finally:
+        for path, module in modules.items():
+            module.training = before[path]
+
+
+def _first_trace(model: torch.nn.Module, inputs: Inputs, *, training: bool) -> tuple[CallTracer, bool]:
     """The trace at the given sizes, and whether it took fake tensors."""
     try:
-        return _trace(model, inputs, training, on_fake=False), False
+        tracer = _trace(model, inputs, training, on_fake=False)
+        if not tracer.autocast:  # which chooses its dtypes by device
+            return tracer, False
+        return _trace(model, inputs, training, on_fake=True), True
     except Exception:
         try:
             return _trace(model, inputs, training, on_fake=True), True
@@ -145,6 +176,30 @@ def _trace(model: torch.nn.Module, inputs: Inputs, training: bool, *, on_fake: b
             result = model(*args, **kwargs)
         tracer.set_output(result)
     return tracer
+
+
+def _shared(evaluation: CallTracer, training: CallTracer) -> dict[str, torch.Tensor]:
+    """The constants of both graphs; those of training get names of their own where they are others."""
+    constants = dict(evaluation.constants)
+    for name, tensor in training.constants.items():
+        other = name
+        if name in constants and not same_data(constants[name], tensor):
+            other = f"_training{name}"
+            for node in training.graph.find_nodes(op="get_attr", target=name):
+                node.target = other
+        constants[other] = tensor
+    return constants
+
+
+def _constants(model: torch.nn.Module, inputs: Inputs, found: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Tensors that the forward made out of sight, or found outside the model, with their data."""
+    constants = {name: getattr(tensor, "constant", tensor) for name, tensor in found.items()}
+    for name, tensor in constants.items():
+        if tensor is None or tensor.device.type == "meta":
+            shape = "x".join(map(str, found[name].shape)) or "scalar"
+            error = RuntimeError(f"a tensor of shape {shape} was kept from an earlier call, or its making not seen")
+            raise capture_error(model, inputs, error, "")
+    return constants
 
 
 def _compiled(graph: fx.Graph) -> Callable[..., Any]:

@@ -21,7 +21,7 @@ class Trace:
     """One traced forward: its graph and the comparisons of sizes that its code made."""
 
     graph: fx.Graph
-    comparisons: list[tuple[Applied, bool]]
+    comparisons: list[Applied]
 
     @property
     def nodes(self) -> list[fx.Node]:
@@ -80,7 +80,7 @@ class Study:
         """
         if not same_calls(self.nodes, other.nodes):
             return False
-        if [(str(a), b) for a, b in self.trace.comparisons] != [(str(a), b) for a, b in other.comparisons]:
+        if [*map(str, self.trace.comparisons)] != [*map(str, other.comparisons)]:
             return False
         for place, (mine, theirs) in enumerate(zip(self.nodes, other.nodes, strict=True)):
             ours, others = dict(leaves(mine)), dict(leaves(theirs))
@@ -234,6 +234,18 @@ def _joint(free: list[Symbol], inputs: Any, tracing: Tracing) -> list[fx.Node] |
     return None
 
 
+def same_data(mine: torch.Tensor | None, theirs: torch.Tensor | None) -> bool:
+    """Whether two tensors that stand in a graph as constants are the same."""
+    if mine is theirs or mine is None or theirs is None:
+        return mine is theirs
+    if (mine.shape, mine.dtype) != (theirs.shape, theirs.dtype):
+        return False
+    one, other = (getattr(tensor, "constant", tensor) for tensor in (mine, theirs))
+    if one is None or other is None or one.is_meta or other.is_meta:
+        return one is other or (one is not None and other is not None and one.is_meta and other.is_meta)
+    return torch.equal(one, other)
+
+
 def same_calls(nodes: list[fx.Node], others: list[fx.Node]) -> bool:
     """Whether two traces make the same calls on the results of the same calls."""
     if len(nodes) != len(others):
@@ -243,6 +255,6 @@ def same_calls(nodes: list[fx.Node], others: list[fx.Node]) -> bool:
     return all(
         (a.op, a.target) == (b.op, b.target)
         and [place[n] for n in a.all_input_nodes] == [place[n] for n in b.all_input_nodes]
-        and (a.op != "get_attr" or a.meta.get("shape") == b.meta.get("shape"))
+        and same_data(a.meta.get("constant"), b.meta.get("constant"))
         for a, b in zip(nodes, others, strict=True)
     )

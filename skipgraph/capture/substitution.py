@@ -24,13 +24,13 @@ def to_meta(tensor: torch.Tensor) -> torch.Tensor:
     return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta")
 
 
-def fake_substitute(fake: FakeTensorMode) -> Substitute:
-    """Makes fake CPU tensors of ``fake``: they know the device, and small constants keep their values."""
+def fake_substitute(fake: FakeTensorMode, *, constants: bool = True) -> Substitute:
+    """Makes fake CPU tensors of ``fake``: they know the device, and small ones keep their values if ``constants``."""
 
     def to_fake(tensor: torch.Tensor) -> torch.Tensor:
         if tensor.device.type != "meta":
             stand_in = fake.from_tensor(tensor, static_shapes=True)
-            if tensor.numel() <= _MOST_KNOWN and not isinstance(tensor, torch.nn.Parameter):
+            if constants and tensor.numel() <= _MOST_KNOWN and not isinstance(tensor, torch.nn.Parameter):
                 stand_in.constant = tensor.detach().clone()
                 fake.fake_tensor_converter.add_constant_storage_mapping(stand_in)
             return stand_in

@@ -99,10 +99,10 @@ def _on_fake(model: torch.nn.Module, inputs: Inputs, train: bool, reason: str) -
 
 def _fake_forward(recorder: Recorder, inputs: Inputs, train: bool, opaque: dict[str, str]) -> None:
     fake = FakeTensorMode(allow_non_fake_inputs=True)
-    to_fake = fake_substitute(fake)
+    to_fake = fake_substitute(fake, constants=True)
     recorder.opaque = {path: lambda *call: evaluate(*call, fake) for path in opaque}
     with borrowed(recorder.program.model, to_fake, training=train):
-        fake_inputs = map_tensors(to_fake, inputs)
+        fake_inputs = map_tensors(fake_substitute(fake, constants=False), inputs)
         with fake:
             _forward(recorder, fake_inputs, train)
 

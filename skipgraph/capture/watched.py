@@ -76,12 +76,13 @@ class Watch:
     """
 
     inside: int = 0
-    comparisons: list[tuple[Applied, bool]] = field(default_factory=list)
+    comparisons: list[Applied] = field(default_factory=list)
 
     def record(self, function: Callable[..., Any], left: Any, right: Any, outcome: bool) -> None:
-        """Note a comparison that the code's way may depend on."""
+        """Note a comparison that the code's way may depend on, or its opposite: the one that is true."""
         if not self.inside and isinstance(right, (int, float)):
-            self.comparisons.append((applied(function, _operand(left), _operand(right)), outcome))
+            true = function if outcome else _OPPOSITES[function]
+            self.comparisons.append(applied(true, _operand(left), _operand(right)))
 
 
 def _operand(number: Any) -> Any:
@@ -129,6 +130,10 @@ _SYMBOLS: dict[Callable[..., Any], str] = {
     operator.add: "+", operator.sub: "-", operator.mul: "*", operator.truediv: "/", operator.floordiv: "//",
     operator.mod: "%", operator.pow: "**", operator.eq: "==", operator.ne: "!=", operator.lt: "<", operator.le: "<=",
     operator.gt: ">", operator.ge: ">=",
+}  # fmt: skip
+_OPPOSITES: dict[Callable[..., Any], Callable[..., Any]] = {
+    operator.eq: operator.ne, operator.ne: operator.eq, operator.lt: operator.ge, operator.ge: operator.lt,
+    operator.gt: operator.le, operator.le: operator.gt,
 }  # fmt: skip
 _BINARY = ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow")
 _UNARY: dict[str, Callable[..., Any]] = {

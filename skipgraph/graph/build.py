@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
+import torch
+
 from skipgraph.capture.program import Composite, Operator, Program, Value
 from skipgraph.graph.naming import Naming
 from skipgraph.graph.roles import Resolutions
@@ -33,6 +35,8 @@ _NONLINEAR = {
     Kind.SAMPLE,
 }
 
+_INDICES = {torch.int64, torch.int32}
+
 
 def build(program: Program) -> SkipGraph:
     """Build the graph of operators of a captured program.
@@ -60,6 +64,7 @@ class _Builder:
     def build(self) -> SkipGraph:
         graph = self.graph
         graph.graph["modules"] = {path: type(module).__name__ for path, module in self.program.model.named_modules()}
+        graph.graph["index_edges"] = []
         for value in self.program.inputs:
             self._add_input(value)
         for unit in _units(self.program.operators):
@@ -143,6 +148,9 @@ class _Builder:
             node = self._add_expanded(operator, facts, operands)
         else:
             node = self._add_single(operator, facts, operands)
+        for value in inputs:
+            if value.index in self.depends and value.dtype in _INDICES:
+                self.graph.graph["index_edges"].append((self.node_of[value.index], node))
         self._adopt(operator.outputs, node, depends=depends)
         self.graph.nodes[node]["constant"] = not depends
         if depends:

@@ -35,6 +35,7 @@ class Resolutions:
         self._axes: dict[int, Axes] = {}  # value index -> axes
         self._node_axes: dict[str, Axes] = {}
         self._works_along: dict[str, tuple[int | None, tuple[int, int, int] | None]] = {}
+        self._mixes: set[str] = set()
         self._alike: list[tuple[str, Value]] = []
 
     def add_input(self, node: str, value: Value) -> None:
@@ -60,6 +61,8 @@ class Resolutions:
         self._axes[value.index] = axes
         for output in operator.outputs[1:]:
             self._axes[output.index] = axes if output.shape == value.shape else self._roles.fresh(output.shape)
+        if facts.kind is Kind.MATMUL:
+            self._mixes.add(node)
         if facts.kind in _WORKS_ALONG:
             self._works_along[node] = _along(operator, facts, value)
 
@@ -83,7 +86,8 @@ class Resolutions:
             positions = self._roles.positions(axes)
             attributes["positions"] = positions
             producer = min(pred[node], key=lambda source: min(pred[node][source]), default=None)
-            if producer is not None:
+            # A product with a matrix over positions mixes them; it does not resample, whatever it makes of their number.
+            if producer is not None and node not in self._mixes:
                 _compare(attributes, nodes[producer]["positions"])
 
 

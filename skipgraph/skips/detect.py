@@ -26,10 +26,11 @@ def find_skips(graph: SkipGraph) -> None:
     graph.counts = count(graph.merges)
     for _, _, data in graph.edges(data=True):
         data["skips"] = ()
-    for skip in graph.skips:
-        for key in graph[skip.operand_node].get(skip.merge, ()):
-            data = graph.edges[skip.operand_node, skip.merge, key]
-            data["skips"] = (*data["skips"], skip.id)
+    for merge in graph.merges:
+        for skip in merge.skips:
+            for part in merge.nodes:
+                for data in graph[skip.operand_node].get(part, {}).values():
+                    data["skips"] = (*data["skips"], skip.id)
 
 
 class _Detector:

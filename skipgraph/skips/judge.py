@@ -278,7 +278,7 @@ class Judge:
         signal = self.signal
         inside = {source, *stem.nodes}
         for node in stem.nodes:
-            if any(pred not in inside for pred in signal.preds[node]):
+            if any(pred not in inside for pred in self.region.carrying(node)):
                 return False
             if signal.resamples[node]:
                 at = signal.positions[node]
@@ -311,9 +311,10 @@ class Judge:
         node = self.region.candidate.slots[slot].node
         chain = [node]
         while node not in self.shortcuts:
-            if len(self.signal.preds[node]) != 1:
+            carrying = self.region.carrying(node)
+            if len(carrying) != 1:
                 return []
-            node = self.signal.preds[node][0]
+            node = carrying[0]
             chain.append(node)
         return chain[::-1]
 

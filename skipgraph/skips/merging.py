@@ -77,17 +77,36 @@ class Merging:
         """Put in the slots of every operand that is a merge of the same kind and feeds this one alone."""
         result: list[Slot] = []
         for slot in slots:
-            inner = self.slots.get(slot.source)
-            if inner is None or self._consumers[slot.source] != [name] or not self._same_kind(slot.source, name):
+            between = self._linear_maps(slot.source, name) if self._products.kinds[name] is not Kind.CONCAT else []
+            source = self._products.operands[between[-1]][0] if between else slot.source
+            reader = between[-1] if between else name
+            inner = self.slots.get(source)
+            if inner is None or self._consumers[source] != [reader] or not self._same_kind(source, name):
                 result.append(slot)
                 continue
-            self.absorbed.add(slot.source)
-            self.parts[name] = self.parts.pop(slot.source) + self.parts[name]
+            gated = slot.gated or any(node in self._products.gated for node in between)
+            self.absorbed |= {source, *between}
+            self.parts[name] = [*self.parts.pop(source), *between[::-1], *self.parts[name]]
             result += [
-                Slot(-1, other.source, other.gated or slot.gated, other.barred or slot.barred)
-                for other in self.slots.pop(slot.source)
+                Slot(-1, other.source, other.gated or gated, other.barred or slot.barred)
+                for other in self.slots.pop(source)
             ]
         return result
+
+    def _linear_maps(self, name: str, reader: str) -> list[str]:
+        """The copies, scales and dropouts between ``reader`` and what they are maps of, latest first.
+
+        A sum of a scaled sum is one sum, as it is when the scale is one or the dropout off.
+        """
+        products = self._products
+        found: list[str] = []
+        while products.kinds[name] is Kind.LINEAR_MAP and self._consumers[name] == [reader]:
+            sources = products.operands[name]
+            if len(sources) != 1:
+                return []
+            found.append(name)
+            name, reader = sources[0], name
+        return found
 
     def _same_kind(self, a: str, b: str) -> bool:
         kinds = [self._products.kinds[name] for name in (a, b)]
@@ -102,9 +121,15 @@ class Merging:
             return sources[0]
         return None
 
+    def _mapped(self, name: str, reader: str) -> str:
+        """What ``name`` is a copy or scale of, made for ``reader`` alone."""
+        between = self._linear_maps(name, reader)
+        return self._products.operands[between[-1]][0] if between else name
+
     def _interpolation(self, name: str) -> list[Slot] | None:
         """x + g·(h − x) = g·h + (1 − g)·x: two gated operands."""
         products = self._products
+        sources = [self._mapped(source, name) for source in products.operands[name]]
         for place, gated in enumerate(products.operands[name]):
             if gated not in products.gated or self._consumers[gated] != [name] or len(products.operands[name]) != 2:
                 continue
@@ -112,7 +137,7 @@ class Merging:
             if difference is None or len(products.operands[difference]) != 2:
                 continue
             minuend, subtrahend = products.operands[difference]
-            if subtrahend == products.operands[name][1 - place]:
+            if self._mapped(subtrahend, difference) == sources[1 - place]:
                 self.absorbed |= {gated, difference}
                 return [Slot(-1, minuend, gated=True), Slot(-1, subtrahend, gated=True)]
         return None

@@ -94,6 +94,16 @@ class Region:
             self.order.append(node)
             if self._is_fork(node):
                 wanted = visit(node)
+            # Of a fork that is still open, other ways may lead through this node.
+            if any(self._is_fork(-entry) for entry in self._open):
+                self._pass_on(node)
+
+    def carrying(self, node: int) -> list[int]:
+        """The operands of ``node`` that do more than condition it."""
+        preds = self.signal.preds[node]
+        if self.positions > 1:
+            return [pred for pred in preds if not self.signal.conditioning[pred]]
+        return preds
 
     def _is_fork(self, node: int) -> bool:
         """Whether two ways lead from ``node`` to the merge: nothing else can be a source."""
@@ -155,9 +165,7 @@ class Region:
         self.resamples = self.resamples or signal.resamples[node]
         self.slices = self.slices or signal.slices[node] is not None
         use = node if signal.names[node] else self.last_use[node]
-        for pred in signal.preds[node]:
-            if self.positions > 1 and signal.conditioning[pred]:
-                continue
+        for pred in self.carrying(node):
             self._reach(pred, slots)
             self.following[pred].append(node)
             if weight > self.weight[pred]:

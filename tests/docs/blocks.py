@@ -46,7 +46,7 @@ def scripts(page: Path) -> list[tuple[Block, Block | None]]:
     text = page.read_text(encoding="utf-8")
     found = blocks(page)
     pairs = []
-    for block, following in zip(found, [*found[1:], None], strict=True):
+    for block, following in zip(found, [*found[1:], None], strict=False):
         if block.language == "python" and block.path is None:
             behind = (
                 following is not None
