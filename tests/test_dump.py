@@ -53,7 +53,10 @@ def test_survives_node_link_data() -> None:
 
 def test_every_operand_has_its_place() -> None:
     graph = graph_of(Written(lambda self, x, y: torch.cat([x, y, x], 1)), (image(), image()))
-    assert lines_of(graph)["%cat"] == "cat(%args.0, %args.1, %args.0) 2x24x16x16 concat [axis=1:space positions=6144 output]"
+    assert (
+        lines_of(graph)["%cat"]
+        == "cat(%args.0, %args.1, %args.0) 2x24x16x16 concat [axis=1:space positions=6144 output]"
+    )
 
 
 def test_operands_in_front_that_are_no_data() -> None:

@@ -70,8 +70,13 @@ def _replaced(tree: Any, path: Path, made: dict[Path, fx.Node]) -> Any:
 
 
 def assert_sizes(graph: fx.Graph, nodes: list[fx.Node], free: list[Symbol], fixed: list[Symbol]) -> tuple[str, ...]:
-    """Assert at the start what was traced of every size that cannot be carried over, or by steps alone, or together
-    with another one; what was asserted."""
+    """Assert at the start what was traced of every size that is fixed, moves by steps, or moves with another one.
+
+    Returns
+    -------
+    tuple of str
+        What was asserted.
+    """
     inputs = [node for node in nodes if "shape" in node.meta and is_input(node)]
     if not inputs:
         return ()

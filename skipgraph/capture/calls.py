@@ -5,17 +5,18 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from functools import cache, partial, reduce
 from dataclasses import fields, is_dataclass
 from types import MethodWrapperType
 from typing import Any
 
+import numpy
 import torch
 from torch import fx
 from torch.overrides import TorchFunctionMode
 from torch.utils.checkpoint import CheckpointFunction
 
-from skipgraph.capture.watched import Extent, Watch, applied, watched
+from skipgraph.capture.remade import Rebuild, applying, parts_of, real_tensor
+from skipgraph.capture.watched import Expression, Extent, Watch, applied, watched
 from skipgraph.errors import CaptureError
 
 _OPERATORS: dict[str, Any] = {
@@ -59,6 +60,7 @@ class CallTracer(TorchFunctionMode):
         self._paths = {id(module): path for path, module in model.named_modules()}
         self._names = dict(_tensor_names(model))
         self._buffers = [(path, one._buffers, dict(one._buffers)) for path, one in model.named_modules()]
+        self._plain_inputs: list[tuple[fx.Node, Any]] = []
         self._first_input: fx.Node | None = None
         self._device: torch.device | None = None
         self._device_node: fx.Node | None = None
@@ -72,7 +74,17 @@ class CallTracer(TorchFunctionMode):
 
     def add_input(self, name: str, tree: Any) -> None:
         """A placeholder for one argument of the forward, and what is inside it."""
-        self._bind(self.graph.placeholder(name), tree)
+        node = self.graph.placeholder(name)
+        self._bind(node, tree)
+        if tree is None or isinstance(tree, (bool, int, float, str)):
+            self._plain_inputs.append((node, tree))
+
+    def expect_values(self) -> None:
+        """Assert the inputs that are no tensors: the forward may have gone its way by them."""
+        for node, value in self._plain_inputs:
+            same = self.graph.call_function(operator.is_ if value is None else operator.eq, (node, value))
+            message = f"captured for {node.name} == {value!r}: capture again with the value you need"
+            self.graph.call_function(torch._assert, (same, message))
 
     def _bind(self, node: fx.Node, tree: Any) -> None:
         if isinstance(tree, torch.Tensor):
@@ -111,18 +123,18 @@ class CallTracer(TorchFunctionMode):
     def _result(self, tree: Any) -> Any:
         if isinstance(tree, torch.Tensor):
             return self._node(tree)
-        if isinstance(tree, Mapping) and type(tree) is not dict:
-            return self.graph.call_function(type(tree), (), {key: self._result(value) for key, value in tree.items()})
-        if isinstance(tree, dict):
-            return {key: self._result(value) for key, value in tree.items()}
-        if isinstance(tree, tuple) and hasattr(tree, "_fields"):
-            return self.graph.call_function(type(tree), tuple(self._result(value) for value in tree))
+        if isinstance(tree, torch.device):
+            return self._device_argument(tree)
         if isinstance(tree, (list, tuple)):
-            return type(tree)(self._result(value) for value in tree)
-        if is_dataclass(tree) and not isinstance(tree, type):
-            given = {field.name: self._result(getattr(tree, field.name)) for field in fields(tree)}
-            return self.graph.call_function(type(tree), (), given)
-        return tree
+            values = [self._result(value) for value in tree]
+            if hasattr(tree, "_fields"):
+                return self.graph.call_function(type(tree), tuple(values))
+            return type(tree)(values)
+        parts = parts_of(tree)
+        if parts is None:
+            return tree
+        made = {key: self._result(value) for key, value in parts.items()}
+        return made if type(tree) is dict else self.graph.call_function(Rebuild.like(tree), (), made)
 
     # -- calls -------------------------------------------------------------------------------------------------------
 
@@ -144,8 +156,7 @@ class CallTracer(TorchFunctionMode):
         if _has_tensor(result) or (result is None and writes):
             self._adopt(self._call(func, *given), result)
         elif args and (node := self._nodes.get(id(args[0]))) is not None:
-            name = func.__self__.__name__ if type(func) is MethodWrapperType else getattr(func, "__name__", "")
-            return self._read(node, name, (*args[1:], *kwargs.values()), result)
+            return self._read(node, _name_of(func), (*args[1:], *kwargs.values()), result)
         return result
 
     def _read(self, node: fx.Node, name: str, rest: tuple[Any, ...], result: Any) -> Any:
@@ -156,7 +167,10 @@ class CallTracer(TorchFunctionMode):
                 return torch.Size([watched(int(n), size, self.sizes) for n, size in zip(result, sizes, strict=True)])
             if name == "size":
                 return watched(result, sizes[rest[0]], self.sizes)
-            return watched(result, reduce(partial(applied, operator.mul), sizes), self.sizes) if sizes else result
+            whole: Expression = sizes[0] if sizes else applied(operator.pos, 1)
+            for size in sizes[1:]:
+                whole = applied(operator.mul, whole, size)
+            return watched(result, whole, self.sizes)
         if name in _READS and _is_random(node):
             raise CaptureError(
                 f"the forward decides by a number drawn at random ({node.name})",
@@ -166,8 +180,8 @@ class CallTracer(TorchFunctionMode):
 
     def _call(self, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> fx.Node:
         if type(function) is MethodWrapperType:
-            return self.graph.call_function(getattr, (args[0], function.__self__.__name__))
-        name = getattr(function, "__name__", "")
+            return self.graph.call_function(getattr, (args[0], _name_of(function)))
+        name = _name_of(function)
         if getattr(torch.Tensor, name, None) is function or hasattr(function, "__objclass__"):
             if name in _OPERATORS:
                 return self.graph.call_function(_OPERATORS[name], args, kwargs)
@@ -193,7 +207,9 @@ class CallTracer(TorchFunctionMode):
             )
         if isinstance(tree, slice):
             return slice(self._argument(tree.start), self._argument(tree.stop), self._argument(tree.step))
-        if isinstance(tree, torch.device) or tree in ("meta",):
+        if isinstance(tree, numpy.ndarray):
+            return self._node(real_tensor(tree))
+        if isinstance(tree, torch.device) or (isinstance(tree, str) and tree == "meta"):
             return self._device_argument(torch.device(tree))
         return tree
 
@@ -278,6 +294,7 @@ class CallTracer(TorchFunctionMode):
         """Trace what runs in this block."""
         original = torch.nn.Module.__call__
         apply = torch.autograd.Function.__dict__["apply"]
+        numpy_tensor = torch.from_numpy
 
         def module_call(module: torch.nn.Module, *args: Any, **kwargs: Any) -> Any:
             path = self._paths.get(id(module))
@@ -295,28 +312,34 @@ class CallTracer(TorchFunctionMode):
                 return args[0](*args[2:])
             return self.call_leaf(
                 lambda: apply.__func__(cls, *args),
-                lambda: self.graph.call_function(_applying(cls), self._argument(args)),
+                lambda: self.graph.call_function(applying(cls), self._argument(args)),
             )
 
+        def from_numpy(array: Any) -> torch.Tensor:
+            self.sizes.inside += 1
+            try:
+                result = numpy_tensor(array)
+                self._know(self._node(real_tensor(array)), result)
+            finally:
+                self.sizes.inside -= 1
+            return result
+
         torch.nn.Module.__call__ = module_call  # type: ignore[method-assign]
+        torch.from_numpy = from_numpy  # type: ignore[assignment]
         torch.autograd.Function.apply = classmethod(function_apply)  # type: ignore[method-assign, assignment]
         try:
             with self:
                 yield
         finally:
             torch.nn.Module.__call__ = original  # type: ignore[method-assign]
+            torch.from_numpy = numpy_tensor
             torch.autograd.Function.apply = apply  # type: ignore[method-assign]
 
 
-@cache
-def _applying(cls: Any) -> Callable[..., Any]:
-    """The ``apply`` of a custom autograd function as a plain function, one and the same for all traces."""
-
-    def apply(*args: Any) -> Any:
-        return cls.apply(*args)
-
-    apply.__name__ = apply.__qualname__ = cls.__name__
-    return apply
+def _name_of(function: Any) -> str:
+    """The name of a function, a method, or the attribute that a getter gets."""
+    owner = function.__self__ if type(function) is MethodWrapperType else function
+    return getattr(owner, "__name__", "")
 
 
 def _autocast_state() -> tuple[str, torch.dtype, bool] | None:

@@ -2,28 +2,28 @@
 
 from __future__ import annotations
 
-import gc
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
 
+from skipgraph.collection import no_collection
+
 
 @contextmanager
 def undisturbed() -> Iterator[None]:
-    """No garbage collection (thousands of records are made, none of them garbage), no fused encoder layer (it shows
-    no sum), and no log of what torch cannot do (the caller tells the user in its own words)."""
-    collecting = gc.isenabled()
+    """No garbage collection, no fused encoder layer, no log.
+
+    The fused layer shows no sum; what torch cannot do the caller tells the user in its own words.
+    """
     fast_path = torch.backends.mha.get_fastpath_enabled()
     threshold = logging.root.manager.disable
-    gc.disable()
     torch.backends.mha.set_fastpath_enabled(False)
     logging.disable(logging.CRITICAL)
     try:
-        yield
+        with no_collection():
+            yield
     finally:
         logging.disable(threshold)
         torch.backends.mha.set_fastpath_enabled(fast_path)
-        if collecting:
-            gc.enable()

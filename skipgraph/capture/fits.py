@@ -31,6 +31,7 @@ class Guard:
 
     @property
     def text(self) -> str:
+        """The comparison in words for the user."""
         return str(self.comparison)
 
 
@@ -114,7 +115,9 @@ def find_guards(nodes: Nodes, others: list[Nodes], comparisons: list[Applied]) -
         if outcomes is None or not all(outcomes):
             continue
         places = [place_of[extent.node] for extent in extents]
-        sizes = [[trace[place].meta["shape"][e.axis] for trace in traces] for place, e in zip(places, extents)]
+        sizes = [
+            [trace[place].meta["shape"][e.axis] for trace in traces] for place, e in zip(places, extents, strict=True)
+        ]
         if any(len(set(row)) > 1 for row in sizes):
             guard = Guard(comparison, max(places))
             guards.setdefault(str(comparison), guard)

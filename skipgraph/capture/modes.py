@@ -9,8 +9,10 @@ from torch import fx
 
 
 def joined(evaluation: fx.Graph, training: fx.Graph) -> fx.Graph | None:
-    """``evaluation`` with every argument that differs in ``training`` chosen by ``self.training``; None if the two
-    are not the same calls. ``evaluation`` is changed in place."""
+    """``evaluation`` with every argument that differs in ``training`` chosen by ``self.training``.
+
+    It is changed in place. None if the two are not the same calls.
+    """
     nodes, others = list(evaluation.nodes), list(training.nodes)
     if len(nodes) != len(others):
         return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any
@@ -16,8 +17,9 @@ from skipgraph.capture.conditions import undisturbed
 from skipgraph.capture.modes import joined
 from skipgraph.capture.sizes import Trace, Tracing, same_data, study
 from skipgraph.capture.substitution import borrowed, fake_substitute, to_meta
-from skipgraph.capture.tracer import Inputs, by_name, capture_error
+from skipgraph.capture.tracer import Inputs, capture_error
 from skipgraph.capture.trees import map_tensors
+from skipgraph.errors import CaptureError
 
 
 class Captured(torch.nn.Module):
@@ -106,7 +108,7 @@ def runnable(model: torch.nn.Module, args: tuple[Any, ...] = (), kwargs: dict[st
     """
     given = dict(kwargs or {})
     # In the order of the forward's parameters, which is that of the placeholders.
-    order = by_name(model, tuple(args), given)
+    order = _parameters(model, tuple(args), given)
     inputs = (tuple(args), {name: given[name] for name in sorted(given, key=[*order, *given].index)})
     evaluation, on_fake = _first_trace(model, inputs, training=False)
     training, training_on_fake = _first_trace(model, inputs, training=True)
@@ -151,6 +153,8 @@ def _first_trace(model: torch.nn.Module, inputs: Inputs, *, training: bool) -> t
         if not tracer.autocast:  # which chooses its dtypes by device
             return tracer, False
         return _trace(model, inputs, training, on_fake=True), True
+    except CaptureError:
+        raise
     except Exception:
         try:
             return _trace(model, inputs, training, on_fake=True), True
@@ -164,18 +168,39 @@ def _trace(model: torch.nn.Module, inputs: Inputs, training: bool, *, on_fake: b
     substitute = fake_substitute(fake) if fake else to_meta
     with ExitStack() as stack:
         stack.enter_context(undisturbed())
+        stack.enter_context(torch.random.fork_rng(devices=[]))
         stack.enter_context(borrowed(model, substitute, training=training))
         args, kwargs = map_tensors(substitute, inputs)
         stack.enter_context(torch.enable_grad())
         tracer = CallTracer(model)
-        for name, tree in by_name(model, args, kwargs).items():
+        for name, tree in _parameters(model, args, kwargs).items():
             tracer.add_input(name, tree)
         if fake is not None:
             stack.enter_context(fake)
+        tracer.expect_values()
         with tracer.watch():
             result = model(*args, **kwargs)
         tracer.set_output(result)
     return tracer
+
+
+def _parameters(model: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+    """The inputs by names that a captured forward takes them by, positional ones first."""
+    try:
+        signature = inspect.signature(model.forward)
+        bound = signature.bind(*args, **kwargs).arguments
+    except (TypeError, ValueError):
+        return {**{f"input_{place}": value for place, value in enumerate(args)}, **kwargs}
+    named: dict[str, Any] = {}
+    for name, value in bound.items():
+        kind = signature.parameters[name].kind
+        if kind is inspect.Parameter.VAR_POSITIONAL:
+            named |= {f"{name}_{place}": one for place, one in enumerate(value)}
+        elif kind is inspect.Parameter.VAR_KEYWORD:
+            named |= value
+        else:
+            named[name] = value
+    return named
 
 
 def _shared(evaluation: CallTracer, training: CallTracer) -> dict[str, torch.Tensor]:
@@ -206,4 +231,5 @@ def _compiled(graph: fx.Graph) -> Callable[..., Any]:
     code = graph.python_code("self")
     names = dict(code.globals)
     exec(compile(code.src, "<skipgraph captured forward>", "exec"), names)
-    return names["forward"]
+    forward: Callable[..., Any] = names["forward"]
+    return forward

@@ -1,5 +1,8 @@
-"""Sizes that a forward uses as data: expressions in other sizes where traces at other sizes bear them out, assertions
-where they do not."""
+"""How a forward depends on the sizes of its inputs.
+
+Sizes that it uses as data become expressions in other sizes, and what it compared them with becomes an assertion, where
+traces at other sizes bear that out; where they do not, the size that was traced is asserted.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ import torch
 from torch import fx
 
 from skipgraph.capture.assertions import Writer, assert_sizes
-from skipgraph.capture.fits import Fits, Guard, Path, find_fits, find_guards, leaves
+from skipgraph.capture.fits import Fits, Guard, find_fits, find_guards, leaves
 from skipgraph.capture.trees import map_tensors, tensors
 from skipgraph.capture.watched import Applied, plain
 
@@ -25,6 +28,7 @@ class Trace:
 
     @property
     def nodes(self) -> list[fx.Node]:
+        """The nodes in order."""
         return list(self.graph.nodes)
 
 
@@ -51,6 +55,7 @@ class Symbol:
 
     @property
     def is_batch(self) -> bool:
+        """Whether it is the number of samples: the first axis."""
         return self.places[0][1] == 0
 
 
@@ -179,8 +184,10 @@ def _symbols(inputs: Any) -> list[Symbol]:
 
 
 def _candidates(symbol: Symbol) -> list[tuple[int, int, int]]:
-    """Other sizes to trace at: two that the model should run at as it does at this one, and one rougher, that it need
-    not run at; several such sets."""
+    """Other sizes to trace at, several sets.
+
+    In each, two that the model should run at as it does at this one, and a rougher one, that it need not run at.
+    """
     size = symbol.size
     if symbol.is_batch:
         return [(size + 1, size + 3, size + 4), (2 * size, 3 * size, 4 * size)]
@@ -223,8 +230,10 @@ def _at(sizes: dict[tuple[int, int], int], inputs: Any, tracing: Tracing) -> lis
 
 
 def _joint(free: list[Symbol], inputs: Any, tracing: Tracing) -> list[fx.Node] | None:
-    """All free sizes changed at once: the check that products of sizes were told apart rightly, and one more check of
-    every single one."""
+    """All free sizes changed at once.
+
+    It checks that products of sizes were told apart rightly, and every single size once more.
+    """
     if not free:
         return None
     for choice in (lambda number: (number + 1) % 2, lambda number: 1, lambda number: 0):

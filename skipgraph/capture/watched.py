@@ -80,7 +80,7 @@ class Watch:
 
     def record(self, function: Callable[..., Any], left: Any, right: Any, outcome: bool) -> None:
         """Note a comparison that the code's way may depend on, or its opposite: the one that is true."""
-        if not self.inside and isinstance(right, (int, float)):
+        if not self.inside:
             true = function if outcome else _OPPOSITES[function]
             self.comparisons.append(applied(true, _operand(left), _operand(right)))
 
@@ -147,10 +147,10 @@ def _arithmetic(base: type, name: str, function: Callable[..., Any], *, reflecte
     compute = getattr(base, name)
 
     def method(self: Any, *others: Any) -> Any:
-        result = compute(self, *others)
-        if result is NotImplemented or not all(isinstance(other, (int, float)) for other in others):
-            return result
+        if not all(isinstance(other, (int, float)) for other in others):
+            return compute(self, *others)
         operands = (*others, self) if reflected else (self, *others)
+        result = function(*map(plain, operands))
         return watched(result, applied(function, *map(_operand, operands)), self.watch)
 
     return method
@@ -160,9 +160,10 @@ def _comparison(base: type, name: str, function: Callable[..., Any]) -> Any:
     compute = getattr(base, name)
 
     def method(self: Any, other: Any) -> Any:
-        outcome = compute(self, other)
-        if outcome is not NotImplemented:
-            self.watch.record(function, self, other, outcome)
+        if not isinstance(other, (int, float)):
+            return compute(self, other)
+        outcome = function(plain(self), plain(other))
+        self.watch.record(function, self, other, outcome)
         return outcome
 
     return method
@@ -186,4 +187,4 @@ for _kind, _base in ((WatchedInt, int), (WatchedFloat, float)):
         setattr(_kind, _name, _arithmetic(_base, _name, _function))
     for _name in _COMPARISONS:
         setattr(_kind, f"__{_name}__", _comparison(_base, f"__{_name}__", getattr(operator, _name)))
-    _kind.__bool__ = _truth(_base)  # type: ignore[attr-defined]
+    setattr(_kind, "__bool__", _truth(_base))  # noqa: B010

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 
 from skipgraph.capture.program import Program
+from skipgraph.collection import no_collection
 from skipgraph.cost.clock import Clock, clock
 from skipgraph.cost.edges import book_edges
 from skipgraph.cost.flops import price_operators
@@ -39,6 +40,11 @@ def price(graph: SkipGraph, program: Program | None = None) -> None:
     it, with every reference that its own code keeps; ``peak_bytes_last_use`` is what a run needs that frees each
     tensor after the last call that reads it. Inputs and outputs belong to the caller throughout, in both.
     """
+    with no_collection():
+        _price(graph, program)
+
+
+def _price(graph: SkipGraph, program: Program | None) -> None:
     composites = stretches(program) if program is not None else []
     laid_out = clock(graph, program, composites)
     cost = graph.cost = Cost()

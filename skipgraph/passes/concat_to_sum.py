@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import ClassVar
 
 from skipgraph.graph import Merge, NodeAttributes, SkipGraph
-from skipgraph.ops import Kind
-from skipgraph.passes.channels import Carrier, follow
+from skipgraph.passes.channels import Blocked, Followed, follow
 from skipgraph.passes.live_ranges import Change, LiveRanges
 from skipgraph.passes.site import Delta, Match, Refusal
 
@@ -26,12 +24,20 @@ class Site(Match):
         The layers that will be split.
     concats : tuple of str
         Later concats that will read the operands themselves.
+    branches : bool
+        Some carrier is read more than once.
     """
 
     carriers: tuple[str, ...]
     layers: tuple[str, ...]
     concats: tuple[str, ...]
+    branches: bool
     ranges: LiveRanges = field(repr=False, compare=False)
+
+    @property
+    def joined_block(self) -> int:
+        """The block of memory that the concat writes."""
+        return self.ranges.block(self.merge.node)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,12 +68,130 @@ class ConcatToSum:
         role = attributes.get("axis_role")
         if role != "feature":
             return Refusal(merge, "n/a", merge.node, f"{merge.node} joins its operands along the {role} axis")
-        found = follow(graph, ranges.nodes, merge)
-        if isinstance(found, tuple):
-            node, reason = found
-            return Refusal(merge, "blocked", node, reason)
+        try:
+            found = follow(graph, ranges.nodes, merge)
+        except Blocked as blocked:
+            return Refusal(merge, "blocked", blocked.node, blocked.reason)
         if not found.layers and not found.concats:
             return Refusal(merge, "n/a", merge.node, f"no layer reads what {merge.node} joins")
         return Site(
-            merge, _how(found), tuple(found.carriers), tuple(found.layers), tuple(found.concats), ranges
+            merge,
+            _how(found),
+            tuple(found.carriers),
+            tuple(found.layers),
+            tuple(found.concats),
+            found.branches,
+            ranges,
         )
+
+    def price(self, site: Site) -> Delta:
+        """What the rewrite would change.
+
+        Every multiply-add and every parameter stays, each with its operand. The concat is not written any more; a
+        layer of k operands writes k results, k - 1 of which are added to the first. A chain of channel-wise nodes in
+        front of a single layer runs operand by operand, so that only a slice of it is held at a time.
+
+        Returns
+        -------
+        Delta
+        """
+        nodes, merge = site.ranges.nodes, site.merge
+        more = len(merge.operands) - 1
+        joined = sum(nodes[node]["bytes_out"] for node in {merge.node, *merge.nodes})
+        results = sum(nodes[layer]["bytes_out"] for layer in site.layers)
+        chain = len(site.layers) == 1 and not site.concats and not site.branches
+        peak = site.ranges.peak_after(_as_chain(site) if chain else _with_branches(site))
+        return Delta(peak_bytes=peak - site.ranges.peak_bytes, bytes_moved=4 * more * results - 2 * joined)
+
+
+def _how(found: Followed) -> str:
+    if not found.layers:
+        return f"{found.concats[0]} joins the operands itself"
+    layer, others = found.layers[0], len(found.layers) - 1
+    also = f", and so do {others} more" if others > 1 else f", and so does {found.layers[1]}" if others else ""
+    return f"{layer} splits into one product an operand{also}"
+
+
+def _shares(site: Site) -> list[int]:
+    """Widths of the operands along the concat."""
+    nodes = site.ranges.nodes
+    axis = nodes[site.merge.node].get("axis") or 0
+    return [nodes[operand]["shape"][axis] for operand in site.merge.operands]
+
+
+def _workspaces(attributes: NodeAttributes, shares: list[int]) -> list[int]:
+    """What the kernel of a layer needs for each of its parts: operands' copies shrink with them, results' do not."""
+    whole, total = attributes.get("workspace_bytes", 0), sum(shares)
+    return [max(min(whole, attributes["bytes_out"]), whole * share // total) for share in shares]
+
+
+def _operand_changes(site: Site, end: int) -> list[Change]:
+    """Operands are held until the last node that reads them itself."""
+    ranges = site.ranges
+    return [ranges.extended(block, end) for block in {ranges.block(operand) for operand in site.merge.operands}]
+
+
+def _as_chain(site: Site) -> list[Change]:
+    """Live ranges if the chain and its layer run operand by operand, all at the tick of the layer."""
+    ranges, nodes = site.ranges, site.ranges.nodes
+    layer = site.layers[0]
+    tick = ranges.tick_of[layer]
+    gone = {ranges.block(node) for node in (*site.carriers, *site.merge.nodes)}
+    changes = [ranges.without(block) for block in gone] + _operand_changes(site, tick + 1)
+    for node in (*site.carriers[1:], layer):
+        at = ranges.tick_of[node]
+        changes.append((at, at + 1, -nodes[node].get("workspace_bytes", 0)))
+    changes.append((tick, tick + 1, _most_at_once(site, layer, tick)))
+    return changes
+
+
+def _most_at_once(site: Site, layer: str, tick: int) -> int:
+    """The most bytes held while the parts of a chain run one after another, besides all operands and the result."""
+    ranges, nodes = site.ranges, site.ranges.nodes
+    shares = _shares(site)
+    total, result = sum(shares), nodes[layer]["bytes_out"]
+    balance = most = -result  # the first part makes it
+    for place, (share, workspace) in enumerate(zip(shares, _workspaces(nodes[layer], shares), strict=True)):
+        source = _freed_with(site, place, tick)
+        for before, node in pairwise(site.carriers):
+            if nodes[node].get("is_view") or (ranges.block(node) == ranges.block(before) != site.joined_block):
+                continue
+            part = nodes[node]["bytes_out"] * share // total
+            balance += part
+            most = max(most, balance + nodes[node].get("workspace_bytes", 0) * share // total)
+            balance -= source
+            source = part
+        balance += result
+        most = max(most, balance + workspace)
+        balance -= source + (result if place else 0)
+    return most
+
+
+def _freed_with(site: Site, place: int, tick: int) -> int:
+    """Bytes that go when the part of one operand has read it: none if somebody else still needs them."""
+    ranges, operands = site.ranges, site.merge.operands
+    block = ranges.block(operands[place])
+    last = all(ranges.block(operand) != block for operand in operands[place + 1 :])
+    return ranges.nbytes(block) if last and ranges.end(block) <= tick + 1 else 0
+
+
+def _with_branches(site: Site) -> list[Change]:
+    """Live ranges if every node stays where it is, working on the operands' slices one after another."""
+    ranges, nodes = site.ranges, site.ranges.nodes
+    shares = _shares(site)
+    readers = [*site.carriers[1:], *site.layers, *site.concats]
+    joined = {site.merge.node, *site.merge.nodes}
+    changes: list[Change] = []
+    for block in {ranges.block(node) for node in joined}:
+        # What was written in place into the joined tensor needs memory of its own from there on.
+        written = [ranges.tick_of[node] for node in site.carriers if ranges.block(node) == block and node not in joined
+                   and not nodes[node].get("is_view")]
+        changes.append(ranges.without(block, min(written, default=None)))
+    changes += _operand_changes(site, 1 + max(ranges.tick_of[node] for node in readers))
+    for layer in site.layers:
+        workspaces = _workspaces(nodes[layer], shares)
+        result = nodes[layer]["bytes_out"]
+        extra = max(workspace + (result if place else 0) for place, workspace in enumerate(workspaces))
+        tick = ranges.tick_of[layer]
+        changes.append((tick, tick + 1, extra - nodes[layer].get("workspace_bytes", 0)))
+    return changes

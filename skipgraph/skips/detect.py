@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from skipgraph.collection import no_collection
 from skipgraph.graph.types import Counts, Merge, Skip, SkipGraph
 from skipgraph.skips.judge import Judge, Verdict, furthest
 from skipgraph.skips.nesting import label_nesting
@@ -19,6 +20,11 @@ def find_skips(graph: SkipGraph) -> None:
     Each merge is judged from the region between it and its farthest fork alone, so the time is linear in the size of
     the graph plus the sum of the regions that skips bypass.
     """
+    with no_collection():
+        _find_skips(graph)
+
+
+def _find_skips(graph: SkipGraph) -> None:
     detector = _Detector(graph)
     graph.merges = [detector.merge(candidate) for candidate in detector.signal.candidates.values()]
     graph.gates = detector.signal.gates

@@ -43,7 +43,8 @@ class Products:
     def __init__(self, graph: SkipGraph) -> None:
         self.graph = graph
         nodes = graph.nodes
-        self.order = sorted((n for n, d in nodes.items() if not d["constant"]), key=lambda n: nodes[n]["index"])
+        places = [(attributes["index"], node) for node, attributes in nodes.items() if not attributes["constant"]]
+        self.order = [node for _, node in sorted(places)]
         self.kinds: dict[str, Kind] = {}
         self.operands: dict[str, list[str]] = {}
         self.places: dict[str, list[int]] = {}
@@ -138,13 +139,10 @@ class Products:
                     live[source] = True
         return live
 
-    def consumers(self) -> dict[str, list[str]]:
-        """Node -> its live consumers, once an operand; an output counts as a consumer named ''."""
-        found: dict[str, list[str]] = {node: [] for node in self.order}
-        for node in self.order:
-            if self.live[node]:
-                for source in self.operands[node]:
-                    found[source].append(node)
-                if self.graph.nodes[node]["output"]:
-                    found[node].append("")
+    def consumers(self, node: str) -> list[str]:
+        """The live consumers of ``node``, once an operand; an output counts as a consumer named ''."""
+        found = [""] if self.graph.nodes[node]["output"] else []
+        for reader in self.graph.succ[node]:
+            if self.live.get(reader):
+                found += [reader] * self.operands[reader].count(node)
         return found

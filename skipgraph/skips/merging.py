@@ -40,7 +40,6 @@ class Merging:
     def __init__(self, products: Products) -> None:
         self._products = products
         self._nodes = products.graph.nodes
-        self._consumers = products.consumers()
         self.slots: dict[str, list[Slot]] = {}
         self.parts: dict[str, list[str]] = {}
         self.absorbed: set[str] = set()
@@ -81,7 +80,7 @@ class Merging:
             source = self._products.operands[between[-1]][0] if between else slot.source
             reader = between[-1] if between else name
             inner = self.slots.get(source)
-            if inner is None or self._consumers[source] != [reader] or not self._same_kind(source, name):
+            if inner is None or self._products.consumers(source) != [reader] or not self._same_kind(source, name):
                 result.append(slot)
                 continue
             gated = slot.gated or any(node in self._products.gated for node in between)
@@ -100,7 +99,7 @@ class Merging:
         """
         products = self._products
         found: list[str] = []
-        while products.kinds[name] is Kind.LINEAR_MAP and self._consumers[name] == [reader]:
+        while products.kinds[name] is Kind.LINEAR_MAP and self._products.consumers(name) == [reader]:
             sources = products.operands[name]
             if len(sources) != 1:
                 return []
@@ -117,7 +116,11 @@ class Merging:
     def _sole_operand(self, name: str, kind: Kind) -> str | None:
         """The only operand of ``name``, if that is of ``kind`` and feeds ``name`` alone."""
         sources = self._products.operands[name]
-        if len(sources) == 1 and self._products.kinds[sources[0]] is kind and self._consumers[sources[0]] == [name]:
+        if (
+            len(sources) == 1
+            and self._products.kinds[sources[0]] is kind
+            and self._products.consumers(sources[0]) == [name]
+        ):
             return sources[0]
         return None
 
@@ -131,7 +134,11 @@ class Merging:
         products = self._products
         sources = [self._mapped(source, name) for source in products.operands[name]]
         for place, gated in enumerate(products.operands[name]):
-            if gated not in products.gated or self._consumers[gated] != [name] or len(products.operands[name]) != 2:
+            if (
+                gated not in products.gated
+                or self._products.consumers(gated) != [name]
+                or len(products.operands[name]) != 2
+            ):
                 continue
             difference = self._sole_operand(gated, Kind.DIFFERENCE)
             if difference is None or len(products.operands[difference]) != 2:
@@ -149,7 +156,7 @@ class Merging:
         gated = False
         while len(path) < 6:
             sources = products.operands[path[-1]]
-            if len(sources) != 1 or set(self._consumers[sources[0]]) != {path[-1]}:
+            if len(sources) != 1 or set(self._products.consumers(sources[0])) != {path[-1]}:
                 return None
             source = sources[0]
             if products.kinds[source] is Kind.STACK:

@@ -53,8 +53,8 @@ class Region:
         self.order: list[int] = []  # popped nodes, latest first
         self._stem_weights: dict[int, tuple[dict[int, int], int]] = {}
         for place, slot in enumerate(candidate.slots):
-            if self.positions > 1 and signal.conditioning[slot.node]:
-                continue  # it conditions, it bypasses nothing, and neither does anything before it
+            if signal.isolated[slot.node] or (self.positions > 1 and signal.conditioning[slot.node]):
+                continue  # nothing forks off before it; or it conditions, and bypasses nothing
             self.all_slots |= 1 << place
             self._reach(slot.node, 1 << place)
             self.slots_at[slot.node] = self.slots_at.get(slot.node, 0) | 1 << place

@@ -46,6 +46,7 @@ class Signal:
     resamples: list[bool] = field(default_factory=list)
     positions: list[int] = field(default_factory=list)
     conditioning: list[bool] = field(default_factory=list)  # it and all its ancestors have one position
+    isolated: list[bool] = field(default_factory=list)  # it, and all that it is computed from, is read by one alone
     slices: list[tuple[int, int, int] | None] = field(default_factory=list)  # axis, start, stop
     candidates: dict[int, Candidate] = field(default_factory=dict)
     gates: list[Gate] = field(default_factory=list)
@@ -91,7 +92,22 @@ def read_signal(graph: SkipGraph) -> Signal:
             )
         place[name] = index
         _describe(signal, index, graph.nodes[name], products.kinds[name], name in products.gated)
+    _mark_isolated(signal)
     return signal
+
+
+def _mark_isolated(signal: Signal) -> None:
+    """Find the nodes that fork off nowhere, and their ancestors neither: as operands they have no source."""
+    readers = [0] * len(signal.names)
+    for preds in signal.preds:
+        for pred in preds:
+            readers[pred] += 1
+    for candidate in signal.candidates.values():  # what a bundle stands for is read by the merge all the same
+        if len(candidate.slots) >= _BUNDLED:
+            for slot in candidate.slots:
+                readers[slot.node] += 1
+    for node, preds in enumerate(signal.preds):
+        signal.isolated.append(readers[node] <= 1 and all(signal.isolated[pred] for pred in preds))
 
 
 def _describe(signal: Signal, index: int, attributes: dict, kind: Kind, gated: bool) -> None:

@@ -19,12 +19,19 @@ from tests.docs.blocks import PAGES, ROOT, Block, blocks, replace, scripts
 SEPARATOR = "<end of block>"
 SIZE = re.compile(r"[\d.]+ (?:[KMGT]i)?B\b")
 
+
+def says_what_it_prints(block: Block) -> bool:
+    """Whether a block is one command with its output."""
+    lines = block.text.splitlines()
+    return len(lines) > 1 and [line.startswith("$ ") for line in lines].count(True) == 1
+
+
 WITH_SCRIPTS = [page for page in PAGES if scripts(page)]
 COMMANDS = [
     pytest.param(page, block, id=f"{page.stem}-{place}")
     for page in PAGES
     for place, block in enumerate(blocks(page))
-    if block.language == "console" and block.text.startswith("$ skipgraph inspect") and block.text.count("\n") > 1
+    if block.language == "console" and says_what_it_prints(block)
 ]
 
 
