@@ -5,7 +5,8 @@
 Three columns, each as predicted / measured and their ratio:
 
 - eager: ``peak_bytes``, and the peak of a real forward on the CPU by the allocator's own events
-- last use: ``peak_bytes_last_use``, and the peak of the recorded program run with each tensor freed at its last use
+- last use: ``peak_bytes_last_use``, and the peak of the captured graph (`skipgraph.capture.runnable`), which frees each
+  tensor after the last call that reads it
 - saved: ``saved_bytes``, and what `torch.autograd.graph.saved_tensors_hooks` sees in a real training forward,
   parameters and buffers left out, each block of memory once
 
@@ -23,22 +24,20 @@ import warnings
 import torch
 from allocator import peak_bytes
 from models import MODELS, Example
-from replay import Replay
 
-from skipgraph.capture import capture
-from skipgraph.capture.program import Program
+from skipgraph.capture import capture, runnable
 from skipgraph.cost import price
 from skipgraph.graph import Cost, build
 
 PEAK_TOLERANCE, SAVED_TOLERANCE = 0.02, 0.05
 
 
-def predicted(model: torch.nn.Module, example: torch.Tensor, *, train: bool = False) -> tuple[Cost, Program]:
+def predicted(model: torch.nn.Module, example: torch.Tensor, *, train: bool = False) -> Cost:
     """What skipgraph says, from a model without data."""
     program = capture(copy.deepcopy(model).to("meta"), (example.to("meta"),), {}, train=train)
     graph = build(program)
     price(graph, program)
-    return graph.cost, program
+    return graph.cost
 
 
 def saved_bytes(model: torch.nn.Module, example: torch.Tensor) -> int:
@@ -70,27 +69,18 @@ def column(prediction: int, measurement: int, tolerance: float) -> tuple[str, bo
 def compare(name: str, example: Example, *, training: bool) -> bool:
     """Print the row of one model; whether it is within the tolerances."""
     model, tensor = example.build(), example.input()
-    cost, program = predicted(model, tensor)
-    replay = Replay(program, model)
-    with torch.no_grad():
-        exact = torch.equal(replay(tensor)[0], first(model(tensor)))
+    cost = predicted(model, tensor)
+    captured = runnable(model, (tensor,)).eval()
     columns = [
         column(cost.peak_bytes, peak_bytes(lambda: model(tensor), tensor.nbytes), PEAK_TOLERANCE),
-        column(cost.peak_bytes_last_use, peak_bytes(lambda: replay(tensor), tensor.nbytes), PEAK_TOLERANCE),
+        column(cost.peak_bytes_last_use, peak_bytes(lambda: captured(tensor), tensor.nbytes), PEAK_TOLERANCE),
     ]
     if training:
         batch = torch.cat([tensor, tensor])  # batch norms refuse to learn from a single value
-        cost, _ = predicted(model, batch, train=True)
+        cost = predicted(model, batch, train=True)
         columns.append(column(cost.saved_bytes or 0, saved_bytes(model, batch), SAVED_TOLERANCE))
-    print(f"{name:22} " + "   ".join(text for text, _ in columns) + ("" if exact else "   replay differs"), flush=True)
-    return exact and all(good for _, good in columns)
-
-
-def first(result: object) -> torch.Tensor:
-    """The first tensor of a model's result."""
-    while not isinstance(result, torch.Tensor):
-        result = next(iter(result.values() if isinstance(result, dict) else result))  # type: ignore[attr-defined]
-    return result
+    print(f"{name:22} " + "   ".join(text for text, _ in columns), flush=True)
+    return all(good for _, good in columns)
 
 
 def main() -> int:

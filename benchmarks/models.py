@@ -19,7 +19,10 @@ declare_missing()  # before torchvision, timm or segmentation_models_pytorch is 
 
 @dataclass(frozen=True)
 class Example:
-    """A model to build, and the shape of its input; ``ids`` says that the input is token ids."""
+    """A model to build, and the shape of its input; ``ids`` says that the input is token ids.
+
+    The batch is of two where one image leaves a batch norm with a single value, which it refuses in training.
+    """
 
     build: Callable[[], torch.nn.Module]
     shape: tuple[int, ...] = (1, 3, 224, 224)
@@ -78,9 +81,9 @@ MODELS: dict[str, Example] = {
     "resnet50": Example(_torchvision("resnet50")),
     "densenet121": Example(_torchvision("densenet121")),
     "vgg16_bn": Example(_torchvision("vgg16_bn")),
-    "inception_v3": Example(_torchvision("inception_v3", init_weights=False), (1, 3, 299, 299)),
+    "inception_v3": Example(_torchvision("inception_v3", init_weights=False), (2, 3, 299, 299)),
     "mobilenet_v2": Example(_torchvision("mobilenet_v2")),
-    "deeplabv3_resnet50": Example(_torchvision("deeplabv3_resnet50", weights_backbone=None)),
+    "deeplabv3_resnet50": Example(_torchvision("deeplabv3_resnet50", weights_backbone=None), (2, 3, 224, 224)),
     "vit_b_16": Example(_torchvision("vit_b_16")),
     "swin_t": Example(_torchvision("swin_t")),
     "convnext_tiny": Example(_torchvision("convnext_tiny")),

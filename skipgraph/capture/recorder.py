@@ -75,6 +75,7 @@ def _signature(overload: torch._ops.OpOverload) -> _Signature:
         name = name[:-1]
     pure = not written and bool(schema.returns)
     pure = pure and all(str(result.type) == "Tensor" and result.alias_info is None for result in schema.returns)
+    pure = pure and name != "_unsafe_view"  # a view that its schema does not own up to
     return _Signature(name, tuple(written), pure)
 
 

@@ -65,9 +65,10 @@ class Rebuild:
         return cls(type(item), {name: value for name, value in vars(item).items() if name not in parts})
 
     def __call__(self, **parts: Any) -> Any:
+        """Make one."""
         if self.rest is None:
             return self.kind(**parts)
-        item = object.__new__(self.kind)
+        item: Any = object.__new__(self.kind)
         vars(item).update(self.rest | parts)
         return item
 

@@ -83,12 +83,14 @@ class Judge:
         return self._careful(source, slot, leaving, direct)
 
     def _simple(self, source: int, slot: int) -> Verdict:
-        """An operand that forks off itself, in a region without resampling, slices or sums."""
+        """An operand that forks off itself, in a region without slices or sums: what the sweep summed up decides."""
         region = self.region
         verdict = Verdict(source, slot, gated=region.candidate.slots[slot].gated)
         if region.weight[source] == 0:
             verdict.reason = "parallel_branches"
             return verdict
+        low, high = sorted((self.signal.positions[source], region.positions))
+        verdict.long = any(self._returns(node, low, high) for node in region.resampling_behind(source))
         verdict.bypassed_layers = region.weight[source]
         verdict.coarsest = region.coarsest[source]
         verdict.enclosed = region.merges[source]
@@ -228,7 +230,7 @@ class Judge:
         behind_layer: set[int] = set()
         for node in stem.nodes:
             after = any(pred in behind_layer for pred in signal.preds[node])
-            if signal.nonlinear[node] and (after or signal.layer[node]):
+            if signal.tangled[node] or (after and signal.nonlinear[node]):
                 return "parallel_branches"
             if after or signal.layer[node]:
                 behind_layer.add(node)

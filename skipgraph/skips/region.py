@@ -45,7 +45,9 @@ class Region:
         self.coarsest: dict[int, int] = {}
         self.merges: dict[int, int] = {}
         self.last_use: dict[int, int] = {}
-        self.resamples = self.slices = self.sums = False  # whether any was met
+        self.slices = self.sums = False  # whether any was met
+        self._resamplers: list[int] = []
+        self._resampling: dict[int, int] = {}  # node -> bitmask of the resamplers behind it
         self.base = ordinal[candidate.node]
         self._ordinal = ordinal
         self._open: list[int] = []
@@ -68,6 +70,7 @@ class Region:
             self.coarsest[node] = self.positions
             self.merges[node] = 0
             self.last_use[node] = -1
+            self._resampling[node] = 0
             heapq.heappush(self._open, -node)
         elif known | slots != known:
             self.reaches[node] = known | slots
@@ -125,9 +128,19 @@ class Region:
         return weights[node]
 
     @property
+    def resamples(self) -> bool:
+        """Whether any resampling has been met."""
+        return bool(self._resamplers)
+
+    @property
     def simple(self) -> bool:
-        """Whether no resampling, slice or sum has been met: its paths need no second look."""
-        return not (self.resamples or self.slices or self.sums)
+        """Whether no slice or sum has been met: its paths need no second look."""
+        return not (self.slices or self.sums)
+
+    def resampling_behind(self, node: int) -> list[int]:
+        """The resampling operators on the paths from ``node`` to the merge."""
+        mask = self._resampling[node]
+        return [other for place, other in enumerate(self._resamplers) if mask >> place & 1]
 
     def bit_of(self, merge: int) -> int:
         """The bit that stands for ``merge`` in the masks of `merges`."""
@@ -162,7 +175,10 @@ class Region:
         if is_merge:
             merges |= self.bit_of(node)
             self.sums = self.sums or not signal.candidates[node].concat
-        self.resamples = self.resamples or signal.resamples[node]
+        resampling = self._resampling[node]
+        if signal.resamples[node]:
+            resampling |= 1 << len(self._resamplers)
+            self._resamplers.append(node)
         self.slices = self.slices or signal.slices[node] is not None
         use = node if signal.names[node] else self.last_use[node]
         for pred in self.carrying(node):
@@ -173,5 +189,6 @@ class Region:
             if coarsest < self.coarsest[pred]:
                 self.coarsest[pred] = coarsest
             self.merges[pred] |= merges
+            self._resampling[pred] |= resampling
             if use > self.last_use[pred]:
                 self.last_use[pred] = use

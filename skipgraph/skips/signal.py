@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from skipgraph.graph.types import Gate, SkipGraph
+from skipgraph.graph.types import Gate, NodeAttributes, SkipGraph
 from skipgraph.ops import Kind
 from skipgraph.skips.gates import Products
 from skipgraph.skips.merging import Merging, Slot
@@ -31,15 +31,18 @@ class Candidate:
 class Signal:
     """Live nodes in order of execution, as parallel lists.
 
-    ``preds`` holds data operands without gate edges. Operand lists that begin alike share *bundles*, nodes without a
+    Operators in series that nothing else reads (convolution, norm, activation) are one node, named after the last of
+    its ``members``. ``preds`` holds data operands without gate edges. Operand lists that begin alike share *bundles*, nodes without a
     name that stand for "these operands so far": a dense block of L layers then has some L edges where it had L²/2, on
     the same paths.
     """
 
     names: list[str] = field(default_factory=list)
+    members: list[list[str]] = field(default_factory=list)
     preds: list[list[int]] = field(default_factory=list)
-    layer: list[bool] = field(default_factory=list)
+    layer: list[int] = field(default_factory=list)  # how many layer operators
     nonlinear: list[bool] = field(default_factory=list)
+    tangled: list[bool] = field(default_factory=list)  # a non-linearity stands behind a layer inside it
     product: list[bool] = field(default_factory=list)  # of two activations
     gated: list[bool] = field(default_factory=list)
     projects: list[bool] = field(default_factory=list)  # convolves, multiplies by a matrix, pools or resamples
@@ -54,10 +57,12 @@ class Signal:
     def add(self, name: str, preds: list[int], positions: int) -> int:
         """Append a node that does nothing to its operands."""
         self.names.append(name)
+        self.members.append([name] if name else [])
         self.preds.append(preds)
         self.positions.append(positions)
         self.conditioning.append(positions <= 1 and all(self.conditioning[pred] for pred in preds))
-        for flags in (self.layer, self.nonlinear, self.product, self.gated, self.projects, self.resamples):
+        self.layer.append(0)
+        for flags in (self.nonlinear, self.tangled, self.product, self.gated, self.projects, self.resamples):
             flags.append(False)
         self.slices.append(None)
         return len(self.names) - 1
@@ -75,6 +80,8 @@ def read_signal(graph: SkipGraph) -> Signal:
             continue
         slots = merging.slots.get(name)
         if slots is None:
+            if _continues(signal, name, products, place):
+                continue
             index = signal.add(name, [place[source] for source in products.operands[name]], 1)
         else:
             numbered = [Slot(place[slot.source], slot.source, slot.gated, slot.barred) for slot in slots]
@@ -110,13 +117,51 @@ def _mark_isolated(signal: Signal) -> None:
         signal.isolated.append(readers[node] <= 1 and all(signal.isolated[pred] for pred in preds))
 
 
-def _describe(signal: Signal, index: int, attributes: dict, kind: Kind, gated: bool) -> None:
+_BREAKS = {Kind.INPUT, Kind.SLICE, Kind.POOL, Kind.RESAMPLE, Kind.SAMPLE, Kind.PRODUCT, Kind.MATMUL}
+
+
+def _is_link(name: str, products: Products) -> bool:
+    """Whether an operator can be part of a chain: one operand, and nothing that conditions ask of it by itself."""
+    kind = products.kinds[name]
+    return not (
+        kind in _BREAKS
+        or products.graph.nodes[name]["resamples"]
+        or name in products.gated
+        or len(products.operands[name]) != 1
+    )
+
+
+def _continues(signal: Signal, name: str, products: Products, place: dict[str, int]) -> bool:
+    """Make ``name`` part of the chain in front of it, if it continues one."""
+    if not _is_link(name, products):
+        return False
+    source = products.operands[name][0]
+    index = place[source]
+    if signal.names[index] != source or index in signal.candidates or not _is_link(source, products):
+        return False
+    if products.consumers(source) != [name]:
+        return False
+    layers, nonlinear = signal.layer[index], signal.nonlinear[index]
+    tangled, projects = signal.tangled[index], signal.projects[index]
+    _describe(signal, index, products.graph.nodes[name], products.kinds[name], gated=False)
+    signal.tangled[index] |= tangled or (bool(layers) and signal.nonlinear[index])
+    signal.layer[index] += layers
+    signal.nonlinear[index] |= nonlinear
+    signal.projects[index] |= projects
+    signal.names[index] = name
+    signal.members[index].append(name)
+    place[name] = index
+    return True
+
+
+def _describe(signal: Signal, index: int, attributes: NodeAttributes, kind: Kind, gated: bool) -> None:
     positions = attributes["positions"]
     signal.positions[index] = positions
     signal.conditioning[index] = positions <= 1 and all(signal.conditioning[pred] for pred in signal.preds[index])
-    signal.layer[index] = attributes["layer"]
+    signal.layer[index] = int(attributes["layer"])
     disguised = kind.value != attributes["kind"]
     signal.nonlinear[index] = kind in (Kind.ACTIVATION, Kind.ATTENTION) if disguised else attributes["nonlinear"]
+    signal.tangled[index] = signal.nonlinear[index] and bool(signal.layer[index])
     signal.product[index] = kind in (Kind.PRODUCT, Kind.MATMUL, Kind.SAMPLE) and len(signal.preds[index]) > 1
     signal.gated[index] = gated
     signal.resamples[index] = attributes["resamples"]
