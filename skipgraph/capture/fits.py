@@ -140,8 +140,8 @@ def _evaluated(expression: Expression, place_of: dict[fx.Node, int], traces: lis
 def is_input(node: fx.Node) -> bool:
     """Whether a node is an input of the forward, or taken out of one."""
     while node.op == "call_function" and node.target in (operator.getitem, getattr):
-        if not isinstance(node.args[0], fx.Node):
-            return False
+        if not isinstance(node.args[0], fx.Node) or "shape" in node.args[0].meta:
+            return False  # a part of a tensor
         node = node.args[0]
     return node.op == "placeholder"
 

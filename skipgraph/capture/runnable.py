@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import fx
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._pytree import tree_map_only
 
 from skipgraph.capture.calls import CallTracer
 from skipgraph.capture.conditions import undisturbed
@@ -33,7 +34,8 @@ class Captured(torch.nn.Module):
     graphs : dict
         ``{False: graph of evaluation, True: graph of training}``; one and the same object where they do not differ.
     fixed_sizes : tuple of str
-        What had to be asserted: ``"x.size(2) == 224"``. Other sizes raise an `AssertionError` that says so.
+        What had to be asserted: ``"x.size(2) == 224"``, or a comparison that the forward made and that moves with a
+        size, ``"x.size(2) % 32 == 0"``. Other sizes raise an `AssertionError` that says so.
     """
 
     def __init__(
@@ -104,12 +106,20 @@ def runnable(model: torch.nn.Module, args: tuple[Any, ...] = (), kwargs: dict[st
     Raises
     ------
     CaptureError
-        If the forward cannot be run without data.
+        If the forward cannot be run without data, or decides by a number drawn at random.
+
+    Notes
+    -----
+    A size remembers where it comes from through arithmetic and comparisons, and each comparison that may decide the
+    way is asserted. It forgets in ``int()``, ``range()`` and dictionary look-ups; there a way taken only at sizes
+    unlike those that were tried is not seen.
     """
     given = dict(kwargs or {})
     # In the order of the forward's parameters, which is that of the placeholders.
     order = _parameters(model, tuple(args), given)
-    inputs = (tuple(args), {name: given[name] for name in sorted(given, key=[*order, *given].index)})
+    given = {name: given[name] for name in sorted(given, key=[*order, *given].index)}
+    # One tensor given twice becomes two, and none has values that the forward could go by.
+    inputs: Inputs = tree_map_only(torch.Tensor, _without_data, (tuple(args), given))
     evaluation, on_fake = _first_trace(model, inputs, training=False)
     training, training_on_fake = _first_trace(model, inputs, training=True)
 
@@ -128,6 +138,10 @@ def runnable(model: torch.nn.Module, args: tuple[Any, ...] = (), kwargs: dict[st
     if (one := joined(evaluation.graph, training.graph)) is not None:
         graphs = {False: one, True: one}
     return Captured(model, graphs, constants, tuple(dict.fromkeys(fixed)))
+
+
+def _without_data(tensor: torch.Tensor) -> torch.Tensor:
+    return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta")
 
 
 def _traced(tracer: CallTracer) -> Trace:

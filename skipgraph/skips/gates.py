@@ -8,6 +8,8 @@ x·sigmoid(x)); where one is a statistic of the data (a root mean square) it is 
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from skipgraph.graph.types import Gate, SkipGraph
 from skipgraph.ops import Kind
 
@@ -23,41 +25,54 @@ _ELEMENTWISE = {Kind.LINEAR_MAP, Kind.ELEMENTWISE, Kind.ACTIVATION, Kind.SUM, Ki
 _ELEMENTWISE_REACH = 8  # operators; the longest activation written out in the wild (tanh GELU) takes seven
 
 
+@dataclass(slots=True)
+class Reading:
+    """What detection asks of one node, read once: ``kind`` with disguises taken off, ``sources`` less gate edges."""
+
+    name: str
+    kind: Kind
+    op: str
+    sources: list[str]
+    places: list[int]  # operand positions of the sources
+    output: bool
+    layer: bool
+    nonlinear: bool
+    resamples: bool
+    positions: int
+    axis: int | None
+    axis_role: str | None
+    slice: tuple[int, int, int] | None
+    gated: bool = False  # a product that a gate rescales
+    gate: bool = False
+    statistic: bool = False
+    live: bool = False  # still reaches an output
+
+
 class Products:
     """The operands of every node once gates, activations and normalisations in disguise are seen through.
 
     Attributes
     ----------
-    order : list of str
+    order : list of Reading
         Nodes in order of execution, constants left out.
-    operands : dict
-        Node -> the nodes of its remaining operands, in operand order.
-    kinds : dict
-        Node -> its kind, with disguises taken off.
-    gated : set of str
-        Products that a gate rescales.
-    live : dict
-        Whether a node still reaches an output.
+    of : dict
+        The same by name.
     """
 
     def __init__(self, graph: SkipGraph) -> None:
         self.graph = graph
-        nodes = graph.nodes
-        places = [(attributes["index"], node) for node, attributes in nodes.items() if not attributes["constant"]]
-        self.order = [node for _, node in sorted(places)]
-        self.kinds: dict[str, Kind] = {}
-        self.operands: dict[str, list[str]] = {}
-        self.places: dict[str, list[int]] = {}
-        self.gated: set[str] = set()
+        self.of: dict[str, Reading] = {}
+        self.order: list[Reading] = []
         self.gates: list[Gate] = []
-        self._gate: set[str] = set()
-        self._statistic: set[str] = set()
-        for node in self.order:
-            self._read(node)
-        self.live = self._liveness()
-        self.gates = [gate for gate in self.gates if self.live[gate.node]]
+        found = [(attributes["index"], node) for node, attributes in graph.nodes.items() if not attributes["constant"]]
+        found.sort()
+        for _, node in found:
+            reading = self.of[node] = self._read(node)
+            self.order.append(reading)
+        self._mark_live()
+        self.gates = [gate for gate in self.gates if self.of[gate.node].live]
 
-    def _read(self, node: str) -> None:
+    def _read(self, node: str) -> Reading:
         attributes = self.graph.nodes[node]
         kind = Kind(attributes["kind"])
         pred = self.graph.pred[node]
@@ -66,41 +81,51 @@ class Products:
         else:
             pairs = sorted((place, source) for source, keys in pred.items() for place in keys)
             places, sources = [place for place, _ in pairs], [source for _, source in pairs]
+        reading = Reading(
+            node, kind, attributes["op"], sources, places, attributes["output"], attributes["layer"],
+            attributes["nonlinear"], attributes["resamples"], attributes["positions"], attributes["axis"],
+            attributes["axis_role"], attributes["slice"],
+        )  # fmt: skip
         if kind in _PRODUCTS and len(sources) == 2:
-            kind, kept = self._seen_through(node, kind, sources)
-            places, sources = [places[k] for k in kept], [sources[k] for k in kept]
+            self._see_through(reading)
         elif kind is Kind.GATE:
-            self._gate.add(node)
-        elif kind in _KEEPS_GATE and sources and all(source in self._gate for source in sources):
-            self._gate.add(node)
-        if self._is_statistic(kind, attributes, sources):
-            self._statistic.add(node)
-        self.kinds[node], self.operands[node], self.places[node] = kind, sources, places
+            reading.gate = True
+        elif kind in _KEEPS_GATE and sources:
+            reading.gate = all(self.of[source].gate for source in sources)
+        reading.statistic = self._is_statistic(reading)
+        return reading
 
-    def _is_statistic(self, kind: Kind, attributes: dict[str, object], sources: list[str]) -> bool:
-        if kind is Kind.REDUCE:
+    def _is_statistic(self, reading: Reading) -> bool:
+        if reading.kind is Kind.REDUCE:
             return True
-        keeps = kind in _KEEPS_STATISTIC or attributes["op"] == "clamp_min"
-        return keeps and bool(sources) and all(source in self._statistic for source in sources)
+        if not reading.sources or not (reading.kind in _KEEPS_STATISTIC or reading.op == "clamp_min"):
+            return False
+        return all(self.of[source].statistic for source in reading.sources)
 
-    def _seen_through(self, node: str, kind: Kind, sources: list[str]) -> tuple[Kind, list[int]]:
-        """The kind of a product of two, and which of its operands remain."""
-        left, right = sources
+    def _see_through(self, reading: Reading) -> None:
+        """Take the disguise off a product of two: its kind, and which of its operands remain."""
+        left, right = reading.sources
+        kind = reading.kind
         if kind is not Kind.MATMUL and self._one_tensor(left, right):
-            return Kind.ACTIVATION, [0]
-        gates = [source in self._gate for source in sources]
+            self._become(reading, Kind.ACTIVATION, 0, nonlinear=True)
+            return
+        gates = [self.of[source].gate for source in reading.sources]
         if kind is not Kind.QUOTIENT and gates[0] != gates[1]:
             data = gates.index(False)
-            self.gates.append(Gate(node, sources[data], sources[1 - data]))
-            self.gated.add(node)
+            self.gates.append(Gate(reading.name, reading.sources[data], reading.sources[1 - data]))
+            reading.gated = True
             # A softmax that mixes positions is attention; one that rescales them is a linear map.
-            return (Kind.ATTENTION if kind is Kind.MATMUL else Kind.LINEAR_MAP), [data]
-        if all(gates) and kind is Kind.PRODUCT:
-            self._gate.add(node)
-        statistics = [source in self._statistic for source in sources]
+            mixes = kind is Kind.MATMUL
+            self._become(reading, Kind.ATTENTION if mixes else Kind.LINEAR_MAP, data, nonlinear=mixes)
+            return
+        reading.gate = all(gates) and kind is Kind.PRODUCT
+        statistics = [self.of[source].statistic for source in reading.sources]
         if kind is not Kind.MATMUL and statistics[0] != statistics[1] and (kind is Kind.PRODUCT or statistics[1]):
-            return Kind.NORM, [statistics.index(False)]
-        return kind, [0, 1]
+            self._become(reading, Kind.NORM, statistics.index(False), nonlinear=False)
+
+    def _become(self, reading: Reading, kind: Kind, kept: int, *, nonlinear: bool) -> None:
+        reading.kind, reading.nonlinear = kind, nonlinear
+        reading.sources, reading.places = [reading.sources[kept]], [reading.places[kept]]
 
     def _one_tensor(self, left: str, right: str) -> bool:
         """Whether both factors are element-wise functions of one tensor."""
@@ -113,11 +138,11 @@ class Products:
         for _ in range(_ELEMENTWISE_REACH):
             following = []
             for name in frontier:
-                kind = self.kinds[name]
-                sigmoid = kind is Kind.GATE and self.graph.nodes[name]["op"] != "softmax"
+                kind = self.of[name].kind
+                sigmoid = kind is Kind.GATE and self.of[name].op != "softmax"
                 # A sum of different tensors is no function of one of them.
                 if sigmoid or kind in _ELEMENTWISE and len(set(self._roots(name))) == 1:
-                    following += [source for source in self.operands[name] if source not in found]
+                    following += [source for source in self.of[name].sources if source not in found]
             if not following:
                 break
             found.update(following)
@@ -125,24 +150,24 @@ class Products:
         return found
 
     def _roots(self, name: str) -> list[str]:
-        sources = self.operands[name]
+        sources = self.of[name].sources
         if len(sources) < 2:
             return sources
         left, right = (self._elementwise_ancestors(source) for source in sources[:2])
         return [name] if left & right else sources
 
-    def _liveness(self) -> dict[str, bool]:
-        live = {node: bool(self.graph.nodes[node]["output"]) for node in self.order}
-        for node in reversed(self.order):
-            if live[node]:
-                for source in self.operands[node]:
-                    live[source] = True
-        return live
+    def _mark_live(self) -> None:
+        for reading in reversed(self.order):
+            reading.live = reading.live or reading.output
+            if reading.live:
+                for source in reading.sources:
+                    self.of[source].live = True
 
     def consumers(self, node: str) -> list[str]:
         """The live consumers of ``node``, once an operand; an output counts as a consumer named ''."""
-        found = [""] if self.graph.nodes[node]["output"] else []
-        for reader in self.graph.succ[node]:
-            if self.live.get(reader):
-                found += [reader] * self.operands[reader].count(node)
+        found = [""] if self.of[node].output else []
+        for name in self.graph.succ[node]:
+            reader = self.of.get(name)
+            if reader is not None and reader.live:
+                found += [name] * reader.sources.count(node)
         return found

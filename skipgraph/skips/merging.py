@@ -39,22 +39,21 @@ class Merging:
 
     def __init__(self, products: Products) -> None:
         self._products = products
-        self._nodes = products.graph.nodes
         self.slots: dict[str, list[Slot]] = {}
         self.parts: dict[str, list[str]] = {}
         self.absorbed: set[str] = set()
-        for name in products.order:
-            if products.live[name]:
-                self._read(name)
+        for reading in products.order:
+            if reading.live and (reading.kind in _SUMS or reading.kind in (Kind.CONCAT, Kind.REDUCE)):
+                self._read(reading.name)
 
     def _read(self, name: str) -> None:
         products = self._products
-        kind = products.kinds[name]
-        if kind in _SUMS and len(products.operands[name]) > 1:
+        kind = products.of[name].kind
+        if kind in _SUMS and len(products.of[name].sources) > 1:
             slots = self._interpolation(name) or self._sum_slots(name, kind)
-        elif kind is Kind.CONCAT and len(products.operands[name]) > 1:
-            slots = [Slot(-1, source) for source in products.operands[name]]
-        elif kind is Kind.REDUCE and self._nodes[name]["op"] in ("sum", "mean"):
+        elif kind is Kind.CONCAT and len(products.of[name].sources) > 1:
+            slots = [Slot(-1, source) for source in products.of[name].sources]
+        elif kind is Kind.REDUCE and self._products.of[name].op in ("sum", "mean"):
             slots = self._stacked(name)
         else:
             return
@@ -66,24 +65,24 @@ class Merging:
         products = self._products
         subtrahend = -1
         if kind is Kind.DIFFERENCE:
-            subtrahend = 0 if self._nodes[name]["op"] == "rsub" else 1
+            subtrahend = 0 if self._products.of[name].op == "rsub" else 1
         return [
             Slot(-1, source, barred=place == subtrahend)
-            for place, source in zip(products.places[name], products.operands[name], strict=True)
+            for place, source in zip(products.of[name].places, products.of[name].sources, strict=True)
         ]
 
     def _flattened(self, name: str, slots: list[Slot]) -> list[Slot]:
         """Put in the slots of every operand that is a merge of the same kind and feeds this one alone."""
         result: list[Slot] = []
         for slot in slots:
-            between = self._linear_maps(slot.source, name) if self._products.kinds[name] is not Kind.CONCAT else []
-            source = self._products.operands[between[-1]][0] if between else slot.source
+            between = self._linear_maps(slot.source, name) if self._products.of[name].kind is not Kind.CONCAT else []
+            source = self._products.of[between[-1]].sources[0] if between else slot.source
             reader = between[-1] if between else name
             inner = self.slots.get(source)
             if inner is None or self._products.consumers(source) != [reader] or not self._same_kind(source, name):
                 result.append(slot)
                 continue
-            gated = slot.gated or any(node in self._products.gated for node in between)
+            gated = slot.gated or any(self._products.of[node].gated for node in between)
             self.absorbed |= {source, *between}
             self.parts[name] = [*self.parts.pop(source), *between[::-1], *self.parts[name]]
             result += [
@@ -99,8 +98,8 @@ class Merging:
         """
         products = self._products
         found: list[str] = []
-        while products.kinds[name] is Kind.LINEAR_MAP and self._products.consumers(name) == [reader]:
-            sources = products.operands[name]
+        while products.of[name].kind is Kind.LINEAR_MAP and self._products.consumers(name) == [reader]:
+            sources = products.of[name].sources
             if len(sources) != 1:
                 return []
             found.append(name)
@@ -108,17 +107,19 @@ class Merging:
         return found
 
     def _same_kind(self, a: str, b: str) -> bool:
-        kinds = [self._products.kinds[name] for name in (a, b)]
+        kinds = [self._products.of[name].kind for name in (a, b)]
         if Kind.CONCAT in kinds:
-            return kinds[0] is kinds[1] and self._nodes[a]["axis_role"] == self._nodes[b]["axis_role"] == "feature"
+            return (
+                kinds[0] is kinds[1] and self._products.of[a].axis_role == self._products.of[b].axis_role == "feature"
+            )
         return True
 
     def _sole_operand(self, name: str, kind: Kind) -> str | None:
         """The only operand of ``name``, if that is of ``kind`` and feeds ``name`` alone."""
-        sources = self._products.operands[name]
+        sources = self._products.of[name].sources
         if (
             len(sources) == 1
-            and self._products.kinds[sources[0]] is kind
+            and self._products.of[sources[0]].kind is kind
             and self._products.consumers(sources[0]) == [name]
         ):
             return sources[0]
@@ -127,23 +128,23 @@ class Merging:
     def _mapped(self, name: str, reader: str) -> str:
         """What ``name`` is a copy or scale of, made for ``reader`` alone."""
         between = self._linear_maps(name, reader)
-        return self._products.operands[between[-1]][0] if between else name
+        return self._products.of[between[-1]].sources[0] if between else name
 
     def _interpolation(self, name: str) -> list[Slot] | None:
         """x + g·(h − x) = g·h + (1 − g)·x: two gated operands."""
         products = self._products
-        sources = [self._mapped(source, name) for source in products.operands[name]]
-        for place, gated in enumerate(products.operands[name]):
+        sources = [self._mapped(source, name) for source in products.of[name].sources]
+        for place, gated in enumerate(products.of[name].sources):
             if (
-                gated not in products.gated
+                not products.of[gated].gated
                 or self._products.consumers(gated) != [name]
-                or len(products.operands[name]) != 2
+                or len(products.of[name].sources) != 2
             ):
                 continue
             difference = self._sole_operand(gated, Kind.DIFFERENCE)
-            if difference is None or len(products.operands[difference]) != 2:
+            if difference is None or len(products.of[difference].sources) != 2:
                 continue
-            minuend, subtrahend = products.operands[difference]
+            minuend, subtrahend = products.of[difference].sources
             if self._mapped(subtrahend, difference) == sources[1 - place]:
                 self.absorbed |= {gated, difference}
                 return [Slot(-1, minuend, gated=True), Slot(-1, subtrahend, gated=True)]
@@ -155,17 +156,20 @@ class Merging:
         path = [name]
         gated = False
         while len(path) < 6:
-            sources = products.operands[path[-1]]
+            sources = products.of[path[-1]].sources
             if len(sources) != 1 or set(self._products.consumers(sources[0])) != {path[-1]}:
                 return None
             source = sources[0]
-            if products.kinds[source] is Kind.STACK:
-                if self._nodes[source]["axis"] != self._nodes[name]["axis"] or len(products.operands[source]) < 2:
+            if products.of[source].kind is Kind.STACK:
+                if (
+                    self._products.of[source].axis != self._products.of[name].axis
+                    or len(products.of[source].sources) < 2
+                ):
                     return None
                 self.absorbed |= {source, *path[1:]}
-                return [Slot(-1, operand, gated=gated) for operand in products.operands[source]]
-            if products.kinds[source] is not Kind.LINEAR_MAP:
+                return [Slot(-1, operand, gated=gated) for operand in products.of[source].sources]
+            if products.of[source].kind is not Kind.LINEAR_MAP:
                 return None
-            gated = gated or source in products.gated
+            gated = gated or products.of[source].gated
             path.append(source)
         return None

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from skipgraph.graph.types import Gate, NodeAttributes, SkipGraph
+from skipgraph.graph.types import Gate, SkipGraph
 from skipgraph.ops import Kind
-from skipgraph.skips.gates import Products
+from skipgraph.skips.gates import Products, Reading
 from skipgraph.skips.merging import Merging, Slot
 
 _BUNDLED = 3  # operands from which on a shared beginning is worth a bundle
@@ -75,30 +75,30 @@ def read_signal(graph: SkipGraph) -> Signal:
     signal = Signal(gates=products.gates)
     place: dict[str, int] = {}
     bundles: dict[tuple[int, int], int] = {}
-    for name in products.order:
-        if not products.live[name] or name in merging.absorbed:
+    for reading in products.order:
+        name = reading.name
+        if not reading.live or name in merging.absorbed:
             continue
         slots = merging.slots.get(name)
         if slots is None:
-            if _continues(signal, name, products, place):
+            if _continues(signal, reading, products, place):
                 continue
-            index = signal.add(name, [place[source] for source in products.operands[name]], 1)
+            index = signal.add(name, [place[source] for source in reading.sources], 1)
         else:
             numbered = [Slot(place[slot.source], slot.source, slot.gated, slot.barred) for slot in slots]
             preds = _bundled(signal, [slot.node for slot in numbered], bundles)
             index = signal.add(name, preds, 1)
-            attributes = graph.nodes[name]
-            concat = attributes["kind"] == Kind.CONCAT
+            concat = reading.kind is Kind.CONCAT
             signal.candidates[index] = Candidate(
                 index,
                 concat,
-                not concat or attributes["axis_role"] == "feature",
-                attributes["axis"] if concat else None,
+                not concat or reading.axis_role == "feature",
+                reading.axis if concat else None,
                 numbered,
                 tuple(merging.parts[name]),
             )
         place[name] = index
-        _describe(signal, index, graph.nodes[name], products.kinds[name], name in products.gated)
+        _describe(signal, index, reading)
     _mark_isolated(signal)
     return signal
 
@@ -120,55 +120,47 @@ def _mark_isolated(signal: Signal) -> None:
 _BREAKS = {Kind.INPUT, Kind.SLICE, Kind.POOL, Kind.RESAMPLE, Kind.SAMPLE, Kind.PRODUCT, Kind.MATMUL}
 
 
-def _is_link(name: str, products: Products) -> bool:
+def _is_link(reading: Reading) -> bool:
     """Whether an operator can be part of a chain: one operand, and nothing that conditions ask of it by itself."""
-    kind = products.kinds[name]
-    return not (
-        kind in _BREAKS
-        or products.graph.nodes[name]["resamples"]
-        or name in products.gated
-        or len(products.operands[name]) != 1
-    )
+    return len(reading.sources) == 1 and not (reading.kind in _BREAKS or reading.resamples or reading.gated)
 
 
-def _continues(signal: Signal, name: str, products: Products, place: dict[str, int]) -> bool:
-    """Make ``name`` part of the chain in front of it, if it continues one."""
-    if not _is_link(name, products):
+def _continues(signal: Signal, reading: Reading, products: Products, place: dict[str, int]) -> bool:
+    """Make an operator part of the chain in front of it, if it continues one."""
+    if not _is_link(reading):
         return False
-    source = products.operands[name][0]
-    index = place[source]
-    if signal.names[index] != source or index in signal.candidates or not _is_link(source, products):
+    source = products.of[reading.sources[0]]
+    index = place[source.name]
+    if signal.names[index] != source.name or index in signal.candidates or not _is_link(source):
         return False
-    if products.consumers(source) != [name]:
+    if products.consumers(source.name) != [reading.name]:
         return False
     layers, nonlinear = signal.layer[index], signal.nonlinear[index]
     tangled, projects = signal.tangled[index], signal.projects[index]
-    _describe(signal, index, products.graph.nodes[name], products.kinds[name], gated=False)
+    _describe(signal, index, reading)
     signal.tangled[index] |= tangled or (bool(layers) and signal.nonlinear[index])
     signal.layer[index] += layers
     signal.nonlinear[index] |= nonlinear
     signal.projects[index] |= projects
-    signal.names[index] = name
-    signal.members[index].append(name)
-    place[name] = index
+    signal.names[index] = reading.name
+    signal.members[index].append(reading.name)
+    place[reading.name] = index
     return True
 
 
-def _describe(signal: Signal, index: int, attributes: NodeAttributes, kind: Kind, gated: bool) -> None:
-    positions = attributes["positions"]
-    signal.positions[index] = positions
-    signal.conditioning[index] = positions <= 1 and all(signal.conditioning[pred] for pred in signal.preds[index])
-    signal.layer[index] = int(attributes["layer"])
-    disguised = kind.value != attributes["kind"]
-    signal.nonlinear[index] = kind in (Kind.ACTIVATION, Kind.ATTENTION) if disguised else attributes["nonlinear"]
-    signal.tangled[index] = signal.nonlinear[index] and bool(signal.layer[index])
-    signal.product[index] = kind in (Kind.PRODUCT, Kind.MATMUL, Kind.SAMPLE) and len(signal.preds[index]) > 1
-    signal.gated[index] = gated
-    signal.resamples[index] = attributes["resamples"]
-    signal.projects[index] = attributes["layer"] or attributes["resamples"] or kind in (Kind.POOL, Kind.RESAMPLE)
-    part = attributes["slice"]
-    if kind is Kind.SLICE and part is not None:
-        signal.slices[index] = (attributes["axis"], part[0], part[1])
+def _describe(signal: Signal, index: int, reading: Reading) -> None:
+    kind, preds = reading.kind, signal.preds[index]
+    signal.positions[index] = reading.positions
+    signal.conditioning[index] = reading.positions <= 1 and all(signal.conditioning[pred] for pred in preds)
+    signal.layer[index] = int(reading.layer)
+    signal.nonlinear[index] = reading.nonlinear
+    signal.tangled[index] = reading.nonlinear and reading.layer
+    signal.product[index] = kind in (Kind.PRODUCT, Kind.MATMUL, Kind.SAMPLE) and len(preds) > 1
+    signal.gated[index] = reading.gated
+    signal.resamples[index] = reading.resamples
+    signal.projects[index] = reading.layer or reading.resamples or kind in (Kind.POOL, Kind.RESAMPLE)
+    if kind is Kind.SLICE and reading.slice is not None and reading.axis is not None:
+        signal.slices[index] = (reading.axis, reading.slice[0], reading.slice[1])
 
 
 def _bundled(signal: Signal, operands: list[int], bundles: dict[tuple[int, int], int]) -> list[int]:
