@@ -20,11 +20,11 @@ from typing import Any
 import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
-import torchvision_stub  # noqa: F401, E402  torchvision's custom operators, where only a CPU torch is installed
+import torchvision_stub  # noqa: F401  torchvision's custom operators, where only a CPU torch is installed
 
-from skipgraph.capture import capture  # noqa: E402
-from skipgraph.graph import SkipGraph, build  # noqa: E402
-from skipgraph.skips import find_skips  # noqa: E402
+from skipgraph.capture import capture
+from skipgraph.graph import SkipGraph, build
+from skipgraph.skips import find_skips
 
 FIELDS = ("skips", "add", "concat", "gated", "short", "long", "identity", "projected", "edges")
 

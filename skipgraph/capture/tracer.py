@@ -112,9 +112,8 @@ def _exported(model: torch.nn.Module, inputs: Inputs, train: bool, error: Except
     try:
         if train or not _is_data_dependent(error):
             raise error
-        with borrowed(model, to_meta, training=False):
-            with undisturbed(), redirect_stderr(io.StringIO()):
-                exported = torch.export.export(model, *map_tensors(to_meta, inputs), strict=False).module()
+        with borrowed(model, to_meta, training=False), undisturbed(), redirect_stderr(io.StringIO()):
+            exported = torch.export.export(model, *map_tensors(to_meta, inputs), strict=False).module()
         program = Program(exported, method="export")
         with borrowed(exported, to_meta, training=exported.training):
             _forward(Recorder(program), map_tensors(to_meta, inputs), train)

@@ -150,16 +150,14 @@ class _Builder:
             node = self._add_single(operator, facts, operands)
         for value in inputs:
             if value.index in self.depends and value.dtype in _INDICES:
-                self.graph.graph["index_edges"].append((self.node_of[value.index], node))
+                self.graph.graph["index_edges"].append([self.node_of[value.index], node])
         self._adopt(operator.outputs, node, depends=depends)
         self.graph.nodes[node]["constant"] = not depends
         if depends:
             self.resolutions.add(node, operator, facts)
 
     def _add_single(self, operator: Operator, facts: Facts, operands: list[tuple[int, str]]) -> str:
-        kind = facts.kind
-        if len(operands) < 2:
-            kind = _ALONE.get(kind, kind)
+        kind = _kind(facts, operands)
         node = self.naming.operator_name(operator, facts.name or operator.name, kind)
         self._add_node(
             node,
@@ -201,7 +199,7 @@ class _Builder:
                 steps.append(None)
                 continue
             step_facts = facts_of(name)
-            kind = step_facts.kind if len(step_operands) > 1 else _ALONE.get(step_facts.kind, step_facts.kind)
+            kind = _kind(step_facts, step_operands)
             node = self.naming.operator_name(operator, name, kind)
             self._add_node(
                 node,
@@ -265,6 +263,15 @@ class _Builder:
             if not nodes[node]["live"]:
                 nodes[node]["live"] = True
                 open_nodes.extend(pred[node])
+
+
+def _kind(facts: Facts, operands: Sequence[tuple[int, str]]) -> Kind:
+    """What an operator does to these operands."""
+    if len(operands) > 1:
+        return facts.kind
+    if facts.kind is Kind.QUOTIENT:
+        return Kind.LINEAR_MAP if operands and operands[0][0] == 0 else Kind.ELEMENTWISE
+    return _ALONE.get(facts.kind, facts.kind)
 
 
 def _units(operators: Sequence[Operator]) -> Iterator[Operator | tuple[Composite, list[Operator]]]:

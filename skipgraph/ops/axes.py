@@ -107,7 +107,8 @@ class AxisRoles:
 
     def fitted(self, axes: Axes, shape: Sequence[int]) -> Axes:
         """``axes`` for a result of ``shape`` with the same number of axes: kept where the size is the same, else one
-        atom of the old role (a crop, a pad, a pooled axis)."""
+        atom of the old role (a crop, a pad, a pooled axis).
+        """
         if len(axes) != len(shape):
             return self.aligned(axes, shape)
         return tuple([self._fitted_axis(axis, size) for axis, size in zip(axes, shape, strict=True)])

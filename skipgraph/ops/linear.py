@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from skipgraph.ops import Kind, flop_rules, register, workspace
-from skipgraph.ops.axes import FEATURE, SPACE, Axes, AxisRoles, Axis, axis_size, first
+from skipgraph.ops.axes import FEATURE, SPACE, Axes, Axis, AxisRoles, axis_size, first
 
 if TYPE_CHECKING:
     from skipgraph.capture.program import Operator

@@ -184,8 +184,11 @@ def _with_branches(site: Site) -> list[Change]:
     changes: list[Change] = []
     for block in {ranges.block(node) for node in joined}:
         # What was written in place into the joined tensor needs memory of its own from there on.
-        written = [ranges.tick_of[node] for node in site.carriers if ranges.block(node) == block and node not in joined
-                   and not nodes[node].get("is_view")]
+        written = [
+            ranges.tick_of[node]
+            for node in site.carriers
+            if ranges.block(node) == block and node not in joined and not nodes[node].get("is_view")
+        ]
         changes.append(ranges.without(block, min(written, default=None)))
     changes += _operand_changes(site, 1 + max(ranges.tick_of[node] for node in readers))
     for layer in site.layers:

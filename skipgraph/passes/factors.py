@@ -109,7 +109,9 @@ class Factoring:
     def _alone(self, node: str) -> bool:
         """Whether one operand of one node is all that reads ``node``."""
         readers = self._graph.adj[node]
-        return len(readers) == 1 and all(len(edges) == 1 for edges in readers.values()) and not self._nodes[node]["output"]
+        return (
+            len(readers) == 1 and all(len(edges) == 1 for edges in readers.values()) and not self._nodes[node]["output"]
+        )
 
     def _passes(self, attributes: NodeAttributes) -> bool:
         """A view, or the bias of a layer as an operator of its own."""

@@ -141,7 +141,7 @@ class Products:
                 kind = self.of[name].kind
                 sigmoid = kind is Kind.GATE and self.of[name].op != "softmax"
                 # A sum of different tensors is no function of one of them.
-                if sigmoid or kind in _ELEMENTWISE and len(set(self._roots(name))) == 1:
+                if sigmoid or (kind in _ELEMENTWISE and len(set(self._roots(name))) == 1):
                     following += [source for source in self.of[name].sources if source not in found]
             if not following:
                 break

@@ -55,7 +55,8 @@ def similar(a: int, b: int) -> bool:
 
 class Judge:
     """Judges the operands of one merge; ``additive`` maps earlier sums with skips to the sources of these, and
-    ``shortcuts`` earlier concats to the operands that are shortcuts."""
+    ``shortcuts`` earlier concats to the operands that are shortcuts.
+    """
 
     def __init__(
         self, signal: Signal, region: Region, additive: dict[int, set[int]], shortcuts: dict[int, set[int]]

@@ -20,6 +20,7 @@ class Slot:
 
     node: int
     source: str
+    reader: str = ""  # the node that reads it, where that is not the merge itself
     gated: bool = False
     barred: bool = False
 
@@ -75,9 +76,10 @@ class Merging:
         """Put in the slots of every operand that is a merge of the same kind and feeds this one alone."""
         result: list[Slot] = []
         for slot in slots:
-            between = self._linear_maps(slot.source, name) if self._products.of[name].kind is not Kind.CONCAT else []
+            is_sum = self._products.of[name].kind is not Kind.CONCAT
+            between = self._linear_maps(slot.source, slot.reader or name) if is_sum else []
             source = self._products.of[between[-1]].sources[0] if between else slot.source
-            reader = between[-1] if between else name
+            reader = between[-1] if between else slot.reader or name
             inner = self.slots.get(source)
             if inner is None or self._products.consumers(source) != [reader] or not self._same_kind(source, name):
                 result.append(slot)
@@ -86,7 +88,7 @@ class Merging:
             self.absorbed |= {source, *between}
             self.parts[name] = [*self.parts.pop(source), *between[::-1], *self.parts[name]]
             result += [
-                Slot(-1, other.source, other.gated or gated, other.barred or slot.barred)
+                Slot(-1, other.source, other.reader or source, other.gated or gated, other.barred or slot.barred)
                 for other in self.slots.pop(source)
             ]
         return result
@@ -114,17 +116,6 @@ class Merging:
             )
         return True
 
-    def _sole_operand(self, name: str, kind: Kind) -> str | None:
-        """The only operand of ``name``, if that is of ``kind`` and feeds ``name`` alone."""
-        sources = self._products.of[name].sources
-        if (
-            len(sources) == 1
-            and self._products.of[sources[0]].kind is kind
-            and self._products.consumers(sources[0]) == [name]
-        ):
-            return sources[0]
-        return None
-
     def _mapped(self, name: str, reader: str) -> str:
         """What ``name`` is a copy or scale of, made for ``reader`` alone."""
         between = self._linear_maps(name, reader)
@@ -132,21 +123,22 @@ class Merging:
 
     def _interpolation(self, name: str) -> list[Slot] | None:
         """x + g·(h − x) = g·h + (1 − g)·x: two gated operands."""
-        products = self._products
-        sources = [self._mapped(source, name) for source in products.of[name].sources]
-        for place, gated in enumerate(products.of[name].sources):
-            if (
-                not products.of[gated].gated
-                or self._products.consumers(gated) != [name]
-                or len(products.of[name].sources) != 2
-            ):
+        of, consumers = self._products.of, self._products.consumers
+        sources = of[name].sources
+        if len(sources) != 2:
+            return None
+        for source, other in (sources, sources[::-1]):
+            between = self._linear_maps(source, name)
+            if not any(of[node].gated for node in between):
                 continue
-            difference = self._sole_operand(gated, Kind.DIFFERENCE)
-            if difference is None or len(products.of[difference].sources) != 2:
+            difference = of[of[between[-1]].sources[0]]
+            if difference.kind is not Kind.DIFFERENCE or consumers(difference.name) != [between[-1]]:
                 continue
-            minuend, subtrahend = products.of[difference].sources
-            if self._mapped(subtrahend, difference) == sources[1 - place]:
-                self.absorbed |= {gated, difference}
+            if len(difference.sources) != 2:
+                continue
+            minuend, subtrahend = difference.sources
+            if self._mapped(subtrahend, difference.name) == self._mapped(other, name):
+                self.absorbed |= {*between, difference.name}
                 return [Slot(-1, minuend, gated=True), Slot(-1, subtrahend, gated=True)]
         return None
 
@@ -167,7 +159,7 @@ class Merging:
                 ):
                     return None
                 self.absorbed |= {source, *path[1:]}
-                return [Slot(-1, operand, gated=gated) for operand in products.of[source].sources]
+                return [Slot(-1, operand, source, gated) for operand in products.of[source].sources]
             if products.of[source].kind is not Kind.LINEAR_MAP:
                 return None
             gated = gated or products.of[source].gated

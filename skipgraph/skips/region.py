@@ -77,7 +77,8 @@ class Region:
 
     def sweep(self, visit: Callable[[int], int]) -> None:
         """Pop nodes until nothing is left to find; ``visit(node)`` judges a popped node and returns the slots that
-        still look for their source."""
+        still look for their source.
+        """
         wanted = self.all_slots
         witness = -1
         while self._open and wanted:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from skipgraph.graph.types import Gate, SkipGraph
 from skipgraph.ops import Kind
@@ -85,7 +85,7 @@ def read_signal(graph: SkipGraph) -> Signal:
                 continue
             index = signal.add(name, [place[source] for source in reading.sources], 1)
         else:
-            numbered = [Slot(place[slot.source], slot.source, slot.gated, slot.barred) for slot in slots]
+            numbered = [replace(slot, node=place[slot.source]) for slot in slots]
             preds = _bundled(signal, [slot.node for slot in numbered], bundles)
             index = signal.add(name, preds, 1)
             concat = reading.kind is Kind.CONCAT

@@ -69,7 +69,6 @@ CONDITIONS = [
         lambda m, x: (lambda t: torch.cat([torch.relu(t), t + m.g(x)], 1))(m.f(x) + x),
         lambda: {"f": nn.Sequential(conv(), conv()), "g": conv()},
         (SKIP,),
-        wrong="the sweep ends before the path through the layers has come back to the source",
     ),
     Clause(
         "2: a bilinear product on the way is no bypass",
@@ -354,7 +353,6 @@ RESOLUTION = [
         },
         (SKIP,),
         lambda: (image(size=8),),
-        wrong="the hidden units are taken for positions, and the residual for a long skip around a higher resolution",
     ),
     Clause(
         "average pooling that keeps the resolution is a layer (PoolFormer)",

@@ -149,28 +149,12 @@ TABLE = {
     "sums: sum of a list": "resnet18 collected dual_path uvit wavenet smp_linknet",
 }
 
-_COPIES = "a copy or a scale between two sums keeps them from being one merge"
-_INTERPOLATIONS = "x + g·(h − x) is known only where both x are one tensor, copies of it are not seen through"
-WRONG = {
-    ("conditions", "unet_plus_plus"): "a condition added to the chain behind a concat ends the chain",
-    ("sums: in place", "wavenet"): _COPIES,
-    ("sums: lerp", "wavenet"): _COPIES,
-    ("sums: stacked", "wavenet"): _COPIES,
-    ("sums: sum of a list", "wavenet"): _COPIES,
-    ("sums: in place", "highway"): _INTERPOLATIONS,
-    ("sums: alpha", "highway"): _INTERPOLATIONS,
-    ("sums: addcdiv", "highway"): _INTERPOLATIONS,
-}
-
 CASES = [(transformation, name) for transformation, names in TABLE.items() for name in names.split()]
 
 
 @pytest.mark.parametrize(
     ("transformation", "name"),
-    [
-        pytest.param(*case, marks=pytest.mark.xfail(reason=WRONG[case], strict=True) if case in WRONG else ())
-        for case in CASES
-    ],
+    CASES,
 )
 def test_counts_stay(transformation: str, name: str) -> None:
     counts, places = TRANSFORMATIONS[transformation](SPECIMENS[name])
