@@ -150,10 +150,8 @@ def main() -> int:
         ratios = [
             row.get(tool, float("nan")) / row["forward"] for tool in ("skipgraph", "fvcore", "torchview", "torchinfo")
         ]
-        print(
-            f"{name:16} {row['forward'] * 1e3:6.1f} ms {ratios[0]:10.2f} {ratios[1]:8.2f} {ratios[2]:10.2f} {ratios[3]:10.2f}",
-            flush=True,
-        )
+        cells = " ".join(f"{ratio:{width}.2f}" for ratio, width in zip(ratios, (10, 8, 10, 10), strict=True))
+        print(f"{name:16} {row['forward'] * 1e3:6.1f} ms {cells}", flush=True)
     median = statistics.median(row["skipgraph"] / row["forward"] for row in rows.values())
     behind = [
         n for n, row in rows.items() for peer in ("fvcore", "torchview") if row.get(peer, 1e9) <= row["skipgraph"]

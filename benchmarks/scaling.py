@@ -142,6 +142,7 @@ class NestedUNet(torch.nn.Module):
         )
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
+        """Down, through the bottom, and up."""
         skips = []
         for layer in self.down:
             image = torch.relu(layer(image))

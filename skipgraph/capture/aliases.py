@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 
 from skipgraph.capture.program import Operator, Value
 
@@ -48,7 +49,7 @@ def _boxes(a: Value, b: Value) -> list[tuple[tuple[int, int], tuple[int, int]]] 
     sizes_a = {stride: size for size, stride in zip(a.shape, a.stride, strict=True) if size > 1}
     sizes_b = {stride: size for size, stride in zip(b.shape, b.stride, strict=True) if size > 1}
     strides = sorted({*sizes_a, *sizes_b, 1}, reverse=True)
-    if 0 in strides or any(big % small for big, small in zip(strides, strides[1:], strict=False)):
+    if 0 in strides or any(big % small for big, small in pairwise(strides)):
         return None
     rest_a, rest_b = a.offset, b.offset
     boxes = []

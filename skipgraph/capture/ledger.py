@@ -122,7 +122,7 @@ class Ledger:
             self._values,
             tensor.shape,
             tensor.stride(),
-            tensor.storage_offset(),
+            int(tensor.storage_offset()),
             tensor.dtype,
             memory.storage,
             producer,

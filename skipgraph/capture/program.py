@@ -75,8 +75,10 @@ class Call:
 
 @dataclass(slots=True, eq=False)
 class Composite:
-    """A stretch of operators that counts as one node: attention and recurrent modules, whose kernels differ from
-    device to device. ``name`` is the canonical operator name ("multi_head_attention", "lstm", …).
+    """A stretch of operators that counts as one node.
+
+    Attention and recurrent modules are such: their kernels differ from device to device. ``name`` is the canonical
+    operator name ("multi_head_attention", "lstm", …).
     """
 
     name: str

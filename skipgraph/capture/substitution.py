@@ -49,7 +49,8 @@ def borrowed(model: torch.nn.Module, substitute: Substitute, *, training: bool) 
     model : torch.nn.Module
         In the block it is in training mode if ``training`` is set, else in evaluation mode.
     substitute : callable
-        Parameters, buffers and tensors that are plain attributes go through it, shared ones once; those that it returns as they are stay in place.
+        Parameters, buffers and tensors that are plain attributes go through it, shared ones once; those that it
+        returns as they are stay in place.
     training : bool
         A model that is in training mode already keeps the modes of its submodules (frozen norms).
 
@@ -124,7 +125,7 @@ def _substitute_in(module: torch.nn.Module, substitute: Substitute, known: dict[
                 other = torch.nn.Parameter(other, requires_grad=parameter.requires_grad)
             known[id(parameter)] = other
         if parameter is not None:
-            module._parameters[name] = known[id(parameter)]
+            module._parameters[name] = known[id(parameter)]  # type: ignore[assignment]
     for table in (module._buffers, module.__dict__):
         for name, tensor in table.items():
             if type(tensor) not in _NO_TENSORS and isinstance(tensor, torch.Tensor):

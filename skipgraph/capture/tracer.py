@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import io
 from contextlib import ExitStack, redirect_stderr
+from functools import partial
 from typing import Any
 
 import torch
@@ -100,7 +101,7 @@ def _on_fake(model: torch.nn.Module, inputs: Inputs, train: bool, reason: str) -
 def _fake_forward(recorder: Recorder, inputs: Inputs, train: bool, opaque: dict[str, str]) -> None:
     fake = FakeTensorMode(allow_non_fake_inputs=True)
     to_fake = fake_substitute(fake, constants=True)
-    recorder.opaque = {path: lambda *call: evaluate(*call, fake) for path in opaque}
+    recorder.opaque = {path: partial(evaluate, fake=fake) for path in opaque}
     with borrowed(recorder.program.model, to_fake, training=train):
         fake_inputs = map_tensors(fake_substitute(fake, constants=False), inputs)
         with fake:
@@ -174,19 +175,21 @@ def _words(error: BaseException) -> str:
 
 
 def capture_error(model: torch.nn.Module, inputs: Inputs, error: Exception, failed: str) -> CaptureError:
+    """What to tell the user of a forward that raised ``error`` in the module ``failed``."""
     shapes = ", ".join(
         f"{name} {'x'.join(map(str, tensor.shape)) or 'scalar'} {str(tensor.dtype)[6:]}"
         for name, tensor in named_tensors(by_name(model, *inputs))
     )
+    name = type(model).__name__
     where = f" in {failed}" if failed else ""
     if _is_data_dependent(error):
         failure = CaptureError(
-            f"{type(model).__name__}'s forward depends on the data{where}: {_words(error)} (inputs: {shapes or 'none'})",
+            f"{name}'s forward depends on the data{where}: {_words(error)} (inputs: {shapes or 'none'})",
             "Move the branch on tensor values into a submodule of its own: it then becomes an opaque leaf.",
         )
         failure.reads_values = True
         return failure
     return CaptureError(
-        f"{type(model).__name__}'s forward raised{where}: {_words(error)} (inputs: {shapes or 'none'})",
+        f"{name}'s forward raised{where}: {_words(error)} (inputs: {shapes or 'none'})",
         "Check the inputs: give each one's shape (and dtype) as the forward expects it.",
     )

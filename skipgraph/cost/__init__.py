@@ -17,7 +17,6 @@ from skipgraph.cost.fused import stretches
 from skipgraph.cost.nodes import book_flops, book_parameters, book_saved, book_settings
 from skipgraph.cost.skips import book_skips
 from skipgraph.graph import Cost, SkipGraph
-from skipgraph.ops import Kind
 
 __all__ = ["price"]
 
@@ -86,7 +85,7 @@ def _book_memory(laid_out: Clock, cost: Cost) -> int:
     cost.peak_bytes_last_use, _ = memory.peak(memory.unused)
     cost.peak_step = memory.step_of[peak_tick] if memory.ticks else 0
     cost.peak_workspace_bytes = memory.workspace.get(peak_tick, 0)
-    inputs = {laid_out.block_of[node] for node, attributes in laid_out.order if attributes["op"] == Kind.INPUT.value}
+    inputs = {laid_out.block_of[node] for node, attributes in laid_out.order if attributes["op"] == "input"}
     cost.activation_bytes = sum(memory.nbytes) - sum(memory.nbytes[block] for block in inputs)
     peak_block = [born <= peak_tick < freed for born, freed in zip(memory.born, memory.freed, strict=True)]
     for node, attributes in laid_out.order:

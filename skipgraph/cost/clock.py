@@ -89,8 +89,7 @@ def _set_workspaces(laid_out: Clock) -> None:
 
 
 def _unrecorded(graph: SkipGraph, order: list[tuple[str, NodeAttributes]]) -> Clock:
-    names = [node for node, _ in order]
-    memory, block_of = simulated(graph, names, {node: attributes["bytes_out"] for node, attributes in order})
+    memory, block_of = simulated(graph, order)
     tick_of = {node: -1 if attributes["op"] == "input" else tick for tick, (node, attributes) in enumerate(order)}
     step_of = {node: 0 if tick < 0 else memory.step_of[tick] for node, tick in tick_of.items()}
     for node, attributes in order:

@@ -14,7 +14,7 @@ import torch
 
 from skipgraph.capture.program import Program
 from skipgraph.cost.fused import Stretch
-from skipgraph.graph import SkipGraph
+from skipgraph.graph import NodeAttributes, SkipGraph
 from skipgraph.ops import Facts, Kind, facts_of
 
 _LINEAR = {torch.nn.functional.linear, torch.nn.functional.multi_head_attention_forward}
@@ -172,18 +172,16 @@ def _steps(program: Program) -> list[int]:
     return step_of
 
 
-def simulated(graph: SkipGraph, order: list[str], bytes_out: dict[str, int]) -> tuple[Memory, dict[str, int]]:
+def simulated(graph: SkipGraph, order: list[tuple[str, NodeAttributes]]) -> tuple[Memory, dict[str, int]]:
     """What would be held if a graph ran node by node, each block freed at its last use.
 
     Parameters
     ----------
     graph : SkipGraph
-        Its nodes' ``op``, ``kind`` and ``output`` are read and, where present, ``block`` (else a view is taken to
-        share that of its first operand) and ``workspace_bytes``.
-    order : list of str
-        The nodes in order of execution.
-    bytes_out : dict
-        Bytes of each node's result.
+    order : list
+        Its nodes with their attributes, in order of execution. Of these are read ``op``, ``kind``, ``bytes_out``,
+        ``output`` and, where present, ``block`` (else a view is taken to share that of its first operand) and
+        ``workspace_bytes``.
 
     Returns
     -------
@@ -192,41 +190,41 @@ def simulated(graph: SkipGraph, order: list[str], bytes_out: dict[str, int]) -> 
     """
     memory = Memory(len(order))
     block_of = _blocks(graph, order)
-    nodes, predecessors = graph.nodes, graph.pred
-    ends: dict[int, int] = {}
+    tick_of = {node: tick for tick, (node, _) in enumerate(order)}
+    readers_of = dict(graph.adjacency())
+    nbytes, born, ends = memory.nbytes, memory.born, memory.unused
     step = 0
-    for tick, node in enumerate(order):
-        attributes = nodes[node]
+    for tick, (node, attributes) in enumerate(order):
         block = block_of[node]
-        is_input = attributes["op"] == Kind.INPUT.value
-        if block == len(memory.nbytes):
-            memory.nbytes.append(bytes_out[node])
-            memory.born.append(0 if is_input else tick)
-        ends[block] = tick + 1
-        for producer in predecessors[node]:
-            ends[block_of[producer]] = tick + 1
-        step += not is_input and not attributes.get("is_view", attributes["kind"] in VIEWS)
+        is_input = attributes["op"] == "input"
+        if block == len(nbytes):
+            nbytes.append(attributes["bytes_out"])
+            born.append(0 if is_input else tick)
+            ends.append(tick + 1)
+        end = tick + 1
+        if is_input or attributes.get("output"):  # the caller holds inputs and outputs
+            end = memory.ticks
+        elif readers := readers_of[node]:
+            end = 1 + max([tick_of[reader] for reader in readers])
+        if end > ends[block]:
+            ends[block] = end
+        if not is_input and not attributes.get("is_view", attributes["kind"] in VIEWS):
+            step += 1
         memory.step_of.append(step)
         if workspace := attributes.get("workspace_bytes"):
             memory.workspace[tick] = workspace
-    for node in order:  # the caller holds inputs and outputs
-        if nodes[node]["op"] == Kind.INPUT.value or nodes[node].get("output"):
-            ends[block_of[node]] = len(order)
-    memory.unused = memory.freed = [ends[block] for block in range(len(memory.nbytes))]
+    memory.freed = ends
     return memory, block_of
 
 
-def _blocks(graph: SkipGraph, order: list[str]) -> dict[str, int]:
+def _blocks(graph: SkipGraph, order: list[tuple[str, NodeAttributes]]) -> dict[str, int]:
     """The block of each node, numbered from 0 in order of first use."""
-    nodes, predecessors = graph.nodes, graph.pred
     numbers: dict[object, int] = {}
     block_of: dict[str, int] = {}
-    for node in order:
-        attributes, operands = nodes[node], predecessors[node]
+    for node, attributes in order:
         key: object = attributes.get("block", node)
-        if "block" not in attributes and operands and attributes["kind"] in VIEWS:
-            first = min(operands, key=lambda producer: min(operands[producer]))
-            block_of[node] = block_of[first]
+        if key is node and attributes["kind"] in VIEWS and (operands := graph.pred[node]):
+            block_of[node] = block_of[min(operands, key=lambda producer: min(operands[producer]))]
         else:
             block_of[node] = numbers.setdefault(key, len(numbers))
     return block_of

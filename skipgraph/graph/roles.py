@@ -80,13 +80,14 @@ class Resolutions:
             attributes = nodes[node]
             along = self._works_along.get(node)
             if along is not None:
-                attributes["axis"], attributes["slice"] = along
-                if attributes["kind"] == Kind.CONCAT:
-                    attributes["axis_role"] = ROLE_NAMES[self._roles.role(axes[along[0]])]
+                axis, attributes["slice"] = along
+                attributes["axis"] = axis
+                if attributes["kind"] == Kind.CONCAT and axis is not None:
+                    attributes["axis_role"] = ROLE_NAMES[self._roles.role(axes[axis])]
             positions = self._roles.positions(axes)
             attributes["positions"] = positions
             producer = min(pred[node], key=lambda source: min(pred[node][source]), default=None)
-            # A product with a matrix over positions mixes them; it does not resample, whatever it makes of their number.
+            # A product with a matrix over positions mixes them, and resamples nothing, however many come out.
             if producer is not None and node not in self._mixes:
                 _compare(attributes, nodes[producer]["positions"])
 

@@ -234,8 +234,8 @@ class SkipGraph(nx.MultiDiGraph):
 
     Being a plain `networkx.MultiDiGraph`, it is taken by every networkx algorithm, and ``nx.node_link_data`` followed
     by ``nx.node_link_graph`` gives it back. ``graph.graph["modules"]`` maps module paths to class names, and
-    ``graph.graph["index_edges"]`` lists the integer operands (token ids), which are no edges, as pairs of nodes. The lists
-    below are filled by the stations that come after capture.
+    ``graph.graph["index_edges"]`` lists the integer operands (token ids), which are no edges, as pairs of nodes. The
+    lists below are filled by the stations that come after capture.
     """
 
     merges: list[Merge]

@@ -106,8 +106,9 @@ class AxisRoles:
         return tuple([((size, self.new()),) for size in shape])
 
     def fitted(self, axes: Axes, shape: Sequence[int]) -> Axes:
-        """``axes`` for a result of ``shape`` with the same number of axes: kept where the size is the same, else one
-        atom of the old role (a crop, a pad, a pooled axis).
+        """``axes`` for a result of ``shape`` with the same number of axes.
+
+        An axis is kept where the size is the same, else it is one atom of the old role (a crop, a pad, a pooled axis).
         """
         if len(axes) != len(shape):
             return self.aligned(axes, shape)
@@ -132,9 +133,9 @@ class AxisRoles:
     def broadcast(self, operands: Sequence[Axes], shape: Sequence[int]) -> Axes:
         """Axes of an element-wise result: those of the operand that spans each axis, identified with the others'."""
         first = operands[0]
-        if all(other is first for other in operands) and len(first) == len(shape):
-            if tuple([axis_size(axis) for axis in first]) == tuple(shape):
-                return first
+        one = len(first) == len(shape) and all(other is first for other in operands)
+        if one and all(axis_size(axis) == size for axis, size in zip(first, shape, strict=True)):
+            return first
         result: list[Axis] = []
         for place, size in enumerate(shape):
             spanning = [

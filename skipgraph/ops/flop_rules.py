@@ -245,7 +245,8 @@ def baddbmm(operator: Operator) -> int:
 
 def trilinear(operator: Operator) -> int:
     """``b o i j`` for x (b, i), W (o, i, j), y (b, j): the product with the weight, which is nearly all of it."""
-    return math.prod(operator.args[0].shape[:-1]) * math.prod(operator.args[1].shape)
+    positions: int = math.prod(operator.args[0].shape[:-1])
+    return positions * math.prod(operator.args[1].shape)
 
 
 def pairwise_distance(operator: Operator) -> int:

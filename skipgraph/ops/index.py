@@ -30,8 +30,8 @@ register(
 register("roll", kind=Kind.INDEX, axes=first, free=True, workspace=workspace.dense_copy)
 register("flip", "sort", "rot90", "tril", "triu", kind=Kind.INDEX, axes=first, free=True)
 register(
-    "index", "index_select", "gather", "take", "take_along_dim", "masked_select", "nonzero", "topk", "searchsorted", "bucketize", "one_hot",
-    "_unsafe_index", "repeat_interleave", "unique2", "_unique2", "isin",
+    "index", "index_select", "gather", "take", "take_along_dim", "masked_select", "nonzero", "topk", "searchsorted",
+    "bucketize", "one_hot", "_unsafe_index", "repeat_interleave", "unique2", "_unique2", "isin",
     kind=Kind.INDEX, axes=expanded_like, free=True, onnx=("Gather", "GatherElements"),
 )  # fmt: skip
 

@@ -89,8 +89,8 @@ register("permute", "transpose", "t", kind=Kind.VIEW, axes=permuted, free=True, 
 register("squeeze", "unsqueeze", kind=Kind.VIEW, axes=squeezed, free=True, onnx=("Squeeze", "Unsqueeze"))
 register("as_strided", "view_as_real", "view_as_complex", "diagonal", kind=Kind.VIEW, axes=expanded_like, free=True)
 register(
-    "alias", "detach", "clone", "_to_copy", "to", "contiguous", "_conj", "_neg_view", "real", "imag", "resolve_conj", "complex",
-    "alias_of_write",
+    "alias", "detach", "clone", "_to_copy", "to", "contiguous", "_conj", "_neg_view", "real", "imag", "resolve_conj",
+    "complex", "alias_of_write",
     kind=Kind.LINEAR_MAP, axes=expanded_like, free=True, distributes=True, onnx=("Identity", "Cast"),
 )  # fmt: skip
 register("copy", kind=Kind.LINEAR_MAP, free=True)

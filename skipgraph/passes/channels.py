@@ -34,7 +34,7 @@ class Followed:
     branches: bool = False
 
 
-class Blocked(Exception):
+class BlockedError(Exception):
     """An operator that needs the channels together: the node, and why in one sentence."""
 
     def __init__(self, node: str, reason: str) -> None:
@@ -48,7 +48,7 @@ def follow(graph: SkipGraph, nodes: dict[str, NodeAttributes], merge: Merge) -> 
 
     Raises
     ------
-    Blocked
+    BlockedError
         At the first node, in order of execution, that needs all channels together.
     """
     axis = nodes[merge.node].get("axis") or 0
@@ -61,7 +61,7 @@ def follow(graph: SkipGraph, nodes: dict[str, NodeAttributes], merge: Merge) -> 
         widths = open_nodes.pop(node)
         if nodes[node].get("output"):
             what = "the concat" if node == merge.node else f"{node}, which carries the concatenated channels on,"
-            raise Blocked(node, f"{what} is also a model output")
+            raise BlockedError(node, f"{what} is also a model output")
         found.carriers.append(node)
         readers = [reader for reader in graph.adj[node] if nodes[reader].get("live", True)]
         found.branches = found.branches or len(readers) > 1
@@ -97,21 +97,21 @@ def _carried(
     if op in ("convolution", "group_norm"):
         return _grouped(reader, attributes, widths, before[axis], after[axis])
     if kind == Kind.NORM.value and op not in _channel_wise():
-        raise Blocked(reader, f"{reader} ({op}) normalises across the concatenated channels")
+        raise BlockedError(reader, f"{reader} ({op}) normalises across the concatenated channels")
     if kind == Kind.VIEW.value:
         if [size for size in before if size != 1] != [size for size in after if size != 1]:
-            raise Blocked(reader, f"{reader} rearranges the concatenated channels")
+            raise BlockedError(reader, f"{reader} rearranges the concatenated channels")
         return widths
     if len(graph.pred[reader]) > 1 and gated.get(reader) != node:
         if kind in (Kind.SUM.value, Kind.DIFFERENCE.value):
-            raise Blocked(reader, f"{reader} adds another tensor to the concatenated channels")
-        raise Blocked(reader, f"{reader} ({op}) combines the concatenated channels with another tensor")
+            raise BlockedError(reader, f"{reader} adds another tensor to the concatenated channels")
+        raise BlockedError(reader, f"{reader} ({op}) combines the concatenated channels with another tensor")
     if kind == Kind.SLICE.value and attributes.get("axis") == axis:
-        raise Blocked(reader, f"{reader} takes a slice of the concatenated channels")
+        raise BlockedError(reader, f"{reader} takes a slice of the concatenated channels")
     keeps = len(after) > axis and after[axis] == before[axis]
     passes = op in _channel_wise() or kind in (Kind.LINEAR_MAP.value, Kind.SLICE.value, Kind.REDUCE.value)
     if not keeps or not (passes or gated.get(reader) == node):
-        raise Blocked(reader, together)
+        raise BlockedError(reader, together)
     return widths
 
 
@@ -121,7 +121,7 @@ def _grouped(reader: str, attributes: NodeAttributes, widths: list[int], before:
     size = before // groups
     border = next((border for border in accumulate(widths) if border % size), None)
     if border is not None:
-        raise Blocked(reader, f"a group of {size} channels of {reader} straddles the boundary at channel {border}")
+        raise BlockedError(reader, f"a group of {size} channels of {reader} straddles the boundary at channel {border}")
     return [width * after // before for width in widths]
 
 

@@ -7,7 +7,7 @@ from itertools import pairwise
 from typing import ClassVar
 
 from skipgraph.graph import Merge, NodeAttributes, SkipGraph
-from skipgraph.passes.channels import Blocked, Followed, follow
+from skipgraph.passes.channels import BlockedError, Followed, follow
 from skipgraph.passes.live_ranges import Change, LiveRanges
 from skipgraph.passes.site import Delta, Match, Refusal
 
@@ -70,7 +70,7 @@ class ConcatToSum:
             return Refusal(merge, "n/a", merge.node, f"{merge.node} joins its operands along the {role} axis")
         try:
             found = follow(graph, ranges.nodes, merge)
-        except Blocked as blocked:
+        except BlockedError as blocked:
             return Refusal(merge, "blocked", blocked.node, blocked.reason)
         if not found.layers and not found.concats:
             return Refusal(merge, "n/a", merge.node, f"no layer reads what {merge.node} joins")

@@ -37,8 +37,7 @@ class LiveRanges:
         order = sorted(graph.nodes(data=True), key=lambda item: item[1]["index"])
         self.nodes: dict[str, NodeAttributes] = dict(order)
         self.tick_of = {node: tick for tick, node in enumerate(self.nodes)}
-        sizes = {node: attributes["bytes_out"] for node, attributes in order}
-        self._memory, self._block_of = simulated(graph, list(self.nodes), sizes)
+        self._memory, self._block_of = simulated(graph, order)
         self._held = self._memory.held(self._memory.unused)
         self._before = [0, *accumulate(self._held, max)]  # the most before a tick
         self._after = [0, *accumulate(reversed(self._held), max)][::-1]  # the most from a tick on

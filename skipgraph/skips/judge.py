@@ -54,8 +54,10 @@ def similar(a: int, b: int) -> bool:
 
 
 class Judge:
-    """Judges the operands of one merge; ``additive`` maps earlier sums with skips to the sources of these, and
-    ``shortcuts`` earlier concats to the operands that are shortcuts.
+    """Judges the operands of one merge.
+
+    ``additive`` maps earlier sums with skips to the sources of these, ``shortcuts`` earlier concats to the operands
+    that are shortcuts.
     """
 
     def __init__(
@@ -184,9 +186,10 @@ class Judge:
         return _Paths(order, weight, found)
 
     def _ends(self, slot: int) -> int:
-        """The slots where a main path may end: all but this one and, in a concat, those that read a slice of a tensor
-        of which this one reads only other slices (split and rejoined).
+        """The slots where a main path may end.
 
+        All but this one and, in a concat, those that read a slice of a tensor of which this one reads only other
+        slices (split and rejoined).
         "Only" is meant of all that the operand reads: the tensor dominates it. A dual-path network's dense part reads
         slices of what its blocks compute as well, and is no part of a split.
         """
@@ -290,9 +293,10 @@ class Judge:
         return True
 
     def through_concat(self, slot: int) -> Verdict | None:
-        """La in nested U-Nets: the operand is a chain behind an earlier concat, a shortcut operand of which takes the
-        round trip to another operand of this merge.
+        """La in nested U-Nets.
 
+        The operand is a chain behind an earlier concat, a shortcut operand of which takes the round trip to another
+        operand of this merge.
         The chain alone is the stem here: the earlier concat's own round trip belongs to neither path.
         """
         signal, region = self.signal, self.region

@@ -50,6 +50,7 @@ class Merging:
     def _read(self, name: str) -> None:
         products = self._products
         kind = products.of[name].kind
+        slots: list[Slot] | None
         if kind in _SUMS and len(products.of[name].sources) > 1:
             slots = self._interpolation(name) or self._sum_slots(name, kind)
         elif kind is Kind.CONCAT and len(products.of[name].sources) > 1:

@@ -76,8 +76,9 @@ class Region:
             self.reaches[node] = known | slots
 
     def sweep(self, visit: Callable[[int], int]) -> None:
-        """Pop nodes until nothing is left to find; ``visit(node)`` judges a popped node and returns the slots that
-        still look for their source.
+        """Pop nodes until nothing is left to find.
+
+        ``visit(node)`` judges a popped fork and returns the slots that still look for their source.
         """
         wanted = self.all_slots
         witness = -1

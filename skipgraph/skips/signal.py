@@ -32,9 +32,9 @@ class Signal:
     """Live nodes in order of execution, as parallel lists.
 
     Operators in series that nothing else reads (convolution, norm, activation) are one node, named after the last of
-    its ``members``. ``preds`` holds data operands without gate edges. Operand lists that begin alike share *bundles*, nodes without a
-    name that stand for "these operands so far": a dense block of L layers then has some L edges where it had L²/2, on
-    the same paths.
+    its ``members``. ``preds`` holds data operands without gate edges. Operand lists that begin alike share *bundles*,
+    nodes without a name that stand for "these operands so far": a dense block of L layers then has some L edges where
+    it had L²/2, on the same paths.
     """
 
     names: list[str] = field(default_factory=list)
