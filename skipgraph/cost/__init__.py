@@ -10,7 +10,7 @@ from collections import Counter
 
 from skipgraph.capture.program import Program
 from skipgraph.collection import no_collection
-from skipgraph.cost.clock import Clock, clock
+from skipgraph.cost.clock import Clock, lay_out
 from skipgraph.cost.edges import book_edges
 from skipgraph.cost.flops import price_operators
 from skipgraph.cost.fused import stretches
@@ -45,7 +45,7 @@ def price(graph: SkipGraph, program: Program | None = None) -> None:
 
 def _price(graph: SkipGraph, program: Program | None) -> None:
     composites = stretches(program) if program is not None else []
-    laid_out = clock(graph, program, composites)
+    laid_out = lay_out(graph, program, composites)
     cost = graph.cost = Cost()
     if program is None:
         _book_given(laid_out, cost)

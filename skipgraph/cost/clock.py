@@ -38,7 +38,7 @@ class Clock:
     memory: Memory
 
 
-def clock(graph: SkipGraph, program: Program | None, composites: list[Stretch]) -> Clock:
+def lay_out(graph: SkipGraph, program: Program | None, composites: list[Stretch]) -> Clock:
     """Lay out ``graph`` as it was recorded, or without a program as it would run if each block went at its last use.
 
     Sets the nodes' ``bytes_out``, ``is_view``, ``block`` and ``workspace_bytes``.
@@ -93,7 +93,6 @@ def _unrecorded(graph: SkipGraph, order: list[tuple[str, NodeAttributes]]) -> Cl
     tick_of = {node: -1 if attributes["op"] == "input" else tick for tick, (node, attributes) in enumerate(order)}
     step_of = {node: 0 if tick < 0 else memory.step_of[tick] for node, tick in tick_of.items()}
     for node, attributes in order:
-        attributes["block"] = block_of[node]
         attributes.setdefault("is_view", attributes["kind"] in VIEWS)
     return Clock(order, tick_of, block_of, step_of, memory)
 

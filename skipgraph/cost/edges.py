@@ -9,12 +9,13 @@ from skipgraph.cost.clock import Clock
 from skipgraph.graph import EdgeAttributes, NodeAttributes, SkipGraph
 from skipgraph.ops import Kind, registered
 
-Operands = list[tuple[int, str, EdgeAttributes]]  # position, producer, edge; in operand order
-
 # Each operand of these takes part in the products as much as any other; elsewhere the first one is the signal.
 _SHARED = {Kind.MATMUL.value, Kind.PRODUCT.value, Kind.ATTENTION.value, Kind.ATTENTION_LAYER.value}
-# With one data operand they hand every channel on as it is: bias, scale, reshape, a gated product's data.
+# With one data operand they hand every channel on as it is: bias, scale, reshape, padding.
 _TRANSPARENT = {Kind.LINEAR_MAP.value, Kind.VIEW.value, Kind.PAD.value}
+_CONCAT = Kind.CONCAT.value
+
+Operands = list[tuple[int, str, EdgeAttributes]]  # position, producer, edge; in operand order
 
 
 def book_edges(graph: SkipGraph, clock: Clock, peak_tick: int) -> None:
@@ -25,33 +26,31 @@ def book_edges(graph: SkipGraph, clock: Clock, peak_tick: int) -> None:
     this use of it is still to come.
     """
     tick_of, step_of = clock.tick_of, clock.step_of
-    nbytes = {node: attributes["bytes_out"] for node, attributes in clock.order}
-    operands_of = _operands(graph)
+    predecessors = graph._pred  # as networkx's own algorithms do: views of it cost more than all the rest here
+    made: dict[str, tuple[int, int, int]] = {}  # node -> bytes, tick and step of its result
     for node, attributes in clock.order:
-        operands = operands_of.get(node)
-        if operands is None:
-            continue
         tick, step = tick_of[node], step_of[node]
-        shares = _shares(attributes, len(operands))
-        for (_, producer, edge), flops in zip(operands, shares, strict=True):
-            edge["bytes"] = nbytes[producer]
-            edge["flops"] = flops
-            edge["held_steps"] = step - step_of[producer]
-            edge["held_at_peak"] = tick_of[producer] <= peak_tick <= tick
-    _attribute(graph, clock, operands_of)
+        made[node] = (attributes["bytes_out"], tick, step)
+        if producers := predecessors[node]:
+            operands = _operands(producers)
+            shares = _shares(attributes, len(operands))
+            for (_, producer, edge), flops in zip(operands, shares, strict=True):
+                nbytes, since, since_step = made[producer]
+                edge["bytes"] = nbytes
+                edge["flops"] = flops
+                edge["held_steps"] = step - since_step
+                edge["held_at_peak"] = since <= peak_tick <= tick
+    _attribute(graph, clock)
 
 
-def _operands(graph: SkipGraph) -> dict[str, Operands]:
-    """The operands of every node that has any."""
-    found: dict[str, Operands] = {}
-    for producer, consumers in graph.adjacency():
-        for node, edges in consumers.items():
-            operands = found.setdefault(node, [])
-            for position, edge in edges.items():
-                operands.append((position, producer, edge))
-    for operands in found.values():
-        if len(operands) > 1:
-            operands.sort(key=itemgetter(0))
+def _operands(producers: dict[str, dict[int, EdgeAttributes]]) -> Operands:
+    if len(producers) == 1:
+        ((producer, edges),) = producers.items()
+        if len(edges) == 1:
+            ((position, edge),) = edges.items()
+            return [(position, producer, edge)]
+    found = [(position, producer, edge) for producer, edges in producers.items() for position, edge in edges.items()]
+    found.sort(key=itemgetter(0))
     return found
 
 
@@ -82,7 +81,7 @@ def split(total: int, weights: list[int]) -> list[int]:
     return parts
 
 
-def _attribute(graph: SkipGraph, clock: Clock, operands_of: dict[str, Operands]) -> None:
+def _attribute(graph: SkipGraph, clock: Clock) -> None:
     """Set ``attributed_flops``: what is spent on an operand, also behind concats and channel-wise operators.
 
     A consumer's FLOPs are handed back through every node that passes its channels on: all of them to the one operand
@@ -90,14 +89,15 @@ def _attribute(graph: SkipGraph, clock: Clock, operands_of: dict[str, Operands])
     weight that reads it, in grouped convolutions too.
     """
     data_of = {gate.node: gate.data for gate in graph.gates}
-    shapes = {node: attributes["shape"] for node, attributes in clock.order}
+    nodes, predecessors = dict(clock.order), graph._pred
     wanted: dict[str, int] = {}  # node -> FLOPs spent on its result
     for node, attributes in reversed(clock.order):
-        operands = operands_of.get(node)
-        if operands is None:
+        producers = predecessors[node]
+        if not producers:
             continue
-        flops = wanted.get(node, 0)
-        passed = _passed_back(attributes, flops, operands, shapes, data_of.get(node)) if flops else None
+        flops = wanted.pop(node, 0)
+        operands = _operands(producers)
+        passed = _passed_back(attributes, flops, operands, nodes, data_of.get(node)) if flops else None
         for place, (_, producer, edge) in enumerate(operands):
             spent = edge["flops"]
             if passed:
@@ -108,13 +108,13 @@ def _attribute(graph: SkipGraph, clock: Clock, operands_of: dict[str, Operands])
 
 
 def _passed_back(
-    attributes: NodeAttributes, flops: int, operands: Operands, shapes: dict[str, tuple[int, ...]], data: str | None
+    attributes: NodeAttributes, flops: int, operands: Operands, nodes: dict[str, NodeAttributes], data: str | None
 ) -> list[int] | None:
     """What each operand gets of ``flops`` that are spent on a result; None where the operator mixes channels."""
     kind = attributes["kind"]
-    if kind == Kind.CONCAT.value:
+    if kind == _CONCAT:
         axis = attributes.get("axis") or 0
-        return split(flops, [shapes[producer][axis] for _, producer, _ in operands])
+        return split(flops, [nodes[producer]["shape"][axis] for _, producer, _ in operands])
     if data is not None:
         return [flops if producer == data else 0 for _, producer, _ in operands]
     if len(operands) == 1 and (kind in _TRANSPARENT or attributes["op"] in _channel_wise()):

@@ -18,13 +18,13 @@ def book_skips(graph: SkipGraph, clock: Clock, peak_tick: int) -> None:
     shortcut itself computes is held from its production to its use. A block of memory counts whole, also where the
     shortcut reads a slice of it.
     """
-    nbytes = {node: attributes["bytes_out"] for node, attributes in clock.order}
+    nodes = graph.nodes
     for merge in graph.merges:
         if not merge.skips:
             continue
         entered = _entered(graph, merge, clock)
         for skip in merge.skips:
-            skip.bytes = nbytes[skip.operand_node]
+            skip.bytes = nodes[skip.operand_node]["bytes_out"]
             _book(skip, _held(graph, skip, entered, clock), clock, peak_tick)
 
 
@@ -51,10 +51,12 @@ def _steps(start: int, end: int, memory: Memory) -> int:
 def _entered(graph: SkipGraph, merge: Merge, clock: Clock) -> dict[str, int]:
     """When the merge has read each of its operands: node -> tick. A flattened merge reads at several places."""
     entered: dict[str, int] = {}
+    predecessors = graph._pred
     for node in {merge.node, *merge.nodes}:
         tick = clock.tick_of[node]
-        for producer in graph.pred[node]:
-            entered[producer] = max(tick, entered.get(producer, -1))
+        for producer in predecessors[node]:
+            if tick > entered.get(producer, -1):
+                entered[producer] = tick
     return entered
 
 

@@ -62,7 +62,8 @@ def _handles() -> ModuleType:
     # Not at the top: fvcore.nn compiles its losses when imported, which nobody needs before the first model is priced.
     from fvcore.nn import jit_handles
 
-    return jit_handles
+    handles: ModuleType = jit_handles
+    return handles
 
 
 # -- products: fvcore's handles --------------------------------------------------------------------------------------
@@ -245,8 +246,8 @@ def baddbmm(operator: Operator) -> int:
 
 def trilinear(operator: Operator) -> int:
     """``b o i j`` for x (b, i), W (o, i, j), y (b, j): the product with the weight, which is nearly all of it."""
-    positions: int = math.prod(operator.args[0].shape[:-1])
-    return positions * math.prod(operator.args[1].shape)
+    flops: int = math.prod(operator.args[0].shape[:-1]) * math.prod(operator.args[1].shape)
+    return flops
 
 
 def pairwise_distance(operator: Operator) -> int:
