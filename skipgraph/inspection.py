@@ -11,6 +11,7 @@ from skipgraph.capture import capture
 from skipgraph.cost import price
 from skipgraph.errors import CaptureError
 from skipgraph.graph import SkipGraph, build
+from skipgraph.passes import what_if
 from skipgraph.skips import find_skips
 from skipgraph.sources import Source
 from skipgraph.sources.inputs import as_example
@@ -101,6 +102,7 @@ def _inspected(
     graph = build(program)
     find_skips(graph)
     price(graph, program)
+    what_if(graph)
     return Inspection(
         spec=spec,
         weights=weights,

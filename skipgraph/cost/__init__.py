@@ -63,7 +63,7 @@ def _price(graph: SkipGraph, program: Program | None) -> None:
         cost.parameters = sum(parameter.numel() for parameter in parameters)
         cost.parameter_bytes = sum(parameter.numel() * parameter.itemsize for parameter in parameters)
     peak_tick = _book_memory(laid_out, cost)
-    book_edges(graph, laid_out, peak_tick)
+    book_edges(graph, laid_out)
     book_skips(graph, laid_out, peak_tick)
 
 

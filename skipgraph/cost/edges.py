@@ -18,28 +18,27 @@ _CONCAT = Kind.CONCAT.value
 Operands = list[tuple[int, str, EdgeAttributes]]  # position, producer, edge; in operand order
 
 
-def book_edges(graph: SkipGraph, clock: Clock, peak_tick: int) -> None:
+def book_edges(graph: SkipGraph, clock: Clock) -> None:
     """Set the attributes of all edges.
 
     ``flops`` of a consumer go to its signal operand; matrix products and attention of several activations share them
-    equally. They sum to the FLOPs of all nodes with operands. ``held_at_peak``: the tensor is there at the peak and
-    this use of it is still to come.
+    equally. They sum to the FLOPs of all nodes with operands. ``held_at_peak``: the tensor is there at the peak.
     """
-    tick_of, step_of = clock.tick_of, clock.step_of
+    step_of = clock.step_of
     predecessors = graph._pred  # as networkx's own algorithms do: views of it cost more than all the rest here
-    made: dict[str, tuple[int, int, int]] = {}  # node -> bytes, tick and step of its result
+    made: dict[str, tuple[int, bool, int]] = {}  # node -> bytes of its result, whether it is there at the peak, step
     for node, attributes in clock.order:
-        tick, step = tick_of[node], step_of[node]
-        made[node] = (attributes["bytes_out"], tick, step)
+        step = step_of[node]
+        made[node] = (attributes["bytes_out"], attributes["held_at_peak"], step)
         if producers := predecessors[node]:
             operands = _operands(producers)
             shares = _shares(attributes, len(operands))
             for (_, producer, edge), flops in zip(operands, shares, strict=True):
-                nbytes, since, since_step = made[producer]
+                nbytes, held_at_peak, since_step = made[producer]
                 edge["bytes"] = nbytes
                 edge["flops"] = flops
                 edge["held_steps"] = step - since_step
-                edge["held_at_peak"] = since <= peak_tick <= tick
+                edge["held_at_peak"] = held_at_peak
     _attribute(graph, clock)
 
 

@@ -165,7 +165,8 @@ def _steps(program: Program) -> list[int]:
     step = 0
     composite = None
     for operator in program.operators:
-        if not operator.is_view and (operator.composite is None or operator.composite is not composite):
+        allocates = any(value.storage.nbytes for value in operator.outputs)
+        if allocates and not operator.is_view and (operator.composite is None or operator.composite is not composite):
             step += 1
             composite = operator.composite
         step_of.append(step)

@@ -31,13 +31,13 @@ def book_skips(graph: SkipGraph, clock: Clock, peak_tick: int) -> None:
 def _book(skip: Skip, held: dict[int, _Span], clock: Clock, peak_tick: int) -> None:
     memory = clock.memory
     skip.byte_steps = skip.held_steps = 0
-    skip.held_at_peak = False
+    # Its own code may hold it longer than the skip needs it: what counts at the peak is that it is there.
+    skip.held_at_peak = any(memory.born[block] <= peak_tick < memory.freed[block] for block in held)
     reached = -1
     for block, (start, end) in sorted(held.items(), key=itemgetter(1)):
         if start >= end:
             continue
         skip.byte_steps += memory.nbytes[block] * _steps(start, end, memory)
-        skip.held_at_peak = skip.held_at_peak or start < peak_tick <= end
         if end > reached:
             skip.held_steps += _steps(max(start, reached), end, memory)
             reached = end
