@@ -69,7 +69,7 @@ def _recorded(order: list[tuple[str, NodeAttributes]], program: Program, memory:
         operator = operators[tick]
         value = operator.composite.outputs[0] if operator.composite is not None else operator.outputs[0]
         result.tick_of[node], result.step_of[node] = tick, memory.step_of[tick]
-        result.block_of[node] = attributes["block"] = value.storage.index
+        result.block_of[node] = attributes["block"] = memory.block(value.storage.index)
         attributes["is_view"] = operator.is_view and operator.composite is None
     return result
 
@@ -92,7 +92,7 @@ def _unrecorded(graph: SkipGraph, order: list[tuple[str, NodeAttributes]]) -> Cl
     memory, block_of = simulated(graph, order)
     tick_of = {node: -1 if attributes["op"] == "input" else tick for tick, (node, attributes) in enumerate(order)}
     step_of = {node: 0 if tick < 0 else memory.step_of[tick] for node, tick in tick_of.items()}
-    for node, attributes in order:
+    for _, attributes in order:
         attributes.setdefault("is_view", attributes["kind"] in VIEWS)
     return Clock(order, tick_of, block_of, step_of, memory)
 

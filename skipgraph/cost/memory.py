@@ -42,6 +42,8 @@ class Memory:
         Tick -> bytes that the operator's kernel allocates besides its results.
     step_of : list of int
         Tick -> step, from 1; a view belongs to the step before it.
+    merged : dict
+        Blocks that are one with another in a run that nobody watches -> that other.
     """
 
     ticks: int = 0
@@ -51,6 +53,23 @@ class Memory:
     unused: list[int] = field(default_factory=list)
     workspace: dict[int, int] = field(default_factory=dict)
     step_of: list[int] = field(default_factory=list)
+    merged: dict[int, int] = field(default_factory=dict)
+
+    def merge(self, block: int, into: int) -> None:
+        """Let the block ``into`` be there from the start in place of ``block``, and as long as either."""
+        block = self.merged.get(block, block)
+        if block != into:
+            self.born[into] = self.born[block]
+            self.freed[into] = max(self.freed[into], self.freed[block])
+            self.unused[into] = max(self.unused[into], self.unused[block])
+            self.nbytes[block] = 0
+            self.merged[block] = into
+
+    def block(self, storage: int) -> int:
+        """The block that a storage lies in."""
+        while storage in self.merged:
+            storage = self.merged[storage]
+        return storage
 
     @property
     def steps(self) -> int:
@@ -123,13 +142,7 @@ def _add_in_place(program: Program, memory: Memory) -> None:
         if operator.name == "add" and operator.written is None and operator.call.function in _LINEAR:
             product, bias = operator.inputs[0].storage, operator.inputs[-1].storage
             if bias.origin == "parameter" and product.origin == "operator":
-                _merge(memory, product.index, operator.index)
-
-
-def _merge(memory: Memory, block: int, tick: int) -> None:
-    """Let the operator at ``tick`` take over ``block`` for its result, which it was seen to put into a new one."""
-    memory.freed[block] = min(memory.freed[block], tick)
-    memory.unused[block] = min(memory.unused[block], tick)
+                memory.merge(product.index, operator.outputs[0].storage.index)
 
 
 def _put_kernels(program: Program, composites: list[Stretch], memory: Memory) -> None:
@@ -157,7 +170,8 @@ def _put_kernels(program: Program, composites: list[Stretch], memory: Memory) ->
                     memory.nbytes[storage.index] = 0
         workspace[stretch.last] = stretch.workspace
         if stretch.copy is not None:
-            _merge(memory, stretch.composite.outputs[0].storage.index, stretch.copy)
+            copied = program.operators[stretch.copy].outputs[0].storage.index
+            memory.merge(stretch.composite.outputs[0].storage.index, copied)
 
 
 def _steps(program: Program) -> list[int]:

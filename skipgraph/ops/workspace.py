@@ -188,8 +188,9 @@ def recurrent(stretch: Operator | Composite) -> int | None:
     for layer, size in _layers(module):
         held = copied + gates + (directions * result if layer else 0)
         if lstm:
-            held += 4 * hidden * (size + hidden) + 12 * batch * hidden + (positions * size if size > hidden else 0)
-            held += (directions - 1) * result
+            states = 12 + 4 * module.num_layers * directions  # the kernel's own, and all first and last ones
+            held += 4 * hidden * (size + hidden + 1) + states * batch * hidden
+            held += (positions * size if size > hidden else 0) + (directions - 1) * result
         else:
             held += result + 3 * (directions - 1) * result
         most = max(most, held)

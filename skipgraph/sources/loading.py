@@ -114,7 +114,7 @@ def load(
             args,
             kwargs,
             "file" if weights is not None else recipe.weights,
-            any(parameter.is_meta for parameter in model.parameters()),
+            device == "meta" and not recipe.ready and not notes,  # notes tell of a constructor that needed data
             recipe.fixed_mode,
             notes,
             lambda: assembled("cpu"),

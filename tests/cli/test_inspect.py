@@ -127,7 +127,7 @@ def test_forward_that_reads_a_constant(write, times: str) -> None:
                 return x
         """
     )
-    assert totals(f"{path}:Reads", *IMAGE)["skips"] == 2
+    assert totals(f"{path}:Reads", *IMAGE)["merges"] == 2
 
 
 def test_json_and_another_format(write) -> None:

@@ -102,7 +102,9 @@ def test_what_nobody_prices_is_listed() -> None:
 
 def test_constants_are_priced_too() -> None:
     table = nn.Linear(4, 12, bias=False)
-    model = Written(lambda self, x: x + self.table(self.positions), table=table, positions=nn.Parameter(torch.ones(7, 4)))
+    model = Written(
+        lambda self, x: x + self.table(self.positions), table=table, positions=nn.Parameter(torch.ones(7, 4))
+    )
     assert cost(model, TOKENS).flops == 7 * 4 * 12
 
 
