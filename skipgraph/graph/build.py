@@ -8,6 +8,7 @@ from dataclasses import replace
 import torch
 
 from skipgraph.capture.program import Composite, Operator, Program, Value
+from skipgraph.collection import no_collection
 from skipgraph.graph.naming import Naming
 from skipgraph.graph.roles import Resolutions
 from skipgraph.graph.types import NodeAttributes, SkipGraph
@@ -49,7 +50,8 @@ def build(program: Program) -> SkipGraph:
     SkipGraph
         Nodes and edges with the attributes of the first group of `NodeAttributes`. Merges, skips and costs are empty.
     """
-    return _Builder(program).build()
+    with no_collection():
+        return _Builder(program).build()
 
 
 class _Builder:

@@ -79,7 +79,7 @@ def convolution(operator: Operator) -> int:
     transposed, groups = bool(operator.args[6]), int(operator.args[8])
     last = _channels_last(value.shape, value.stride)
     copied = 0 if last or dense(value.shape, value.stride) else value.nbytes
-    return copied + _convolution(
+    return copied + convolution_bytes(
         value.shape,
         weight.shape,
         operator.outputs[0].shape,
@@ -95,10 +95,11 @@ def convolution(operator: Operator) -> int:
 
 
 @lru_cache(maxsize=_REMEMBERED)
-def _convolution(
+def convolution_bytes(
     inputs: Shape, weight: Shape, output: Shape, stride: Shape, padding: Shape, dilated: bool, transposed: bool,
     groups: int, itemsize: int, channels_last: bool, threads: int,
 ) -> int:  # fmt: skip
+    """What a convolution of tensors of these shapes allocates besides its result."""
     batch, channels = inputs[:2]
     kernel, positions, places = math.prod(weight[2:]), math.prod(output[2:]), math.prod(inputs[2:])
     pointwise = kernel == 1

@@ -20,17 +20,20 @@ class Followed:
     ----------
     carriers : list of str
         The concat and the channel-wise nodes behind it, in order of execution.
-    layers : list of str
-        Linear layers that read a carrier.
+    layers : dict
+        Linear layers that read a carrier -> that carrier.
     concats : list of str
         Concats along the same axis that read a carrier.
+    readers : list of str
+        All that reads the concat itself.
     branches : bool
         Some carrier is read more than once.
     """
 
     carriers: list[str] = field(default_factory=list)
-    layers: list[str] = field(default_factory=list)
+    layers: dict[str, str] = field(default_factory=dict)
     concats: list[str] = field(default_factory=list)
+    readers: list[str] = field(default_factory=list)
     branches: bool = False
 
 
@@ -65,12 +68,13 @@ def follow(graph: SkipGraph, nodes: dict[str, NodeAttributes], merge: Merge) -> 
         found.carriers.append(node)
         readers = [reader for reader in graph.adj[node] if nodes[reader].get("live", True)]
         found.branches = found.branches or len(readers) > 1
+        found.readers = found.readers or readers
         for reader in readers:
             attributes = nodes[reader]
             if attributes["kind"] == Kind.CONCAT.value and attributes.get("axis") == axis:
                 found.concats.append(reader)
             elif _splits(graph, reader, attributes, axis, len(nodes[node]["shape"])):
-                found.layers.append(reader)
+                found.layers[reader] = node
             else:
                 open_nodes[reader] = _carried(graph, nodes, node, reader, axis, widths, gated)
     return found

@@ -6,8 +6,9 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import ClassVar
 
-from skipgraph.graph import Merge, NodeAttributes, SkipGraph
+from skipgraph.graph import Merge, SkipGraph
 from skipgraph.passes.channels import BlockedError, Followed, follow
+from skipgraph.passes.kernels import part_workspace
 from skipgraph.passes.live_ranges import Change, LiveRanges
 from skipgraph.passes.site import Delta, Match, Refusal
 
@@ -20,17 +21,20 @@ class Site(Match):
     ----------
     carriers : tuple of str
         The concat, and the channel-wise nodes behind it that will run on each operand.
-    layers : tuple of str
-        The layers that will be split.
+    layers : dict
+        The layers that will be split -> the carrier that each reads.
     concats : tuple of str
         Later concats that will read the operands themselves.
+    readers : tuple of str
+        All that reads the concat itself.
     branches : bool
         Some carrier is read more than once.
     """
 
     carriers: tuple[str, ...]
-    layers: tuple[str, ...]
+    layers: dict[str, str]
     concats: tuple[str, ...]
+    readers: tuple[str, ...]
     branches: bool
     ranges: LiveRanges = field(repr=False, compare=False)
 
@@ -78,8 +82,9 @@ class ConcatToSum:
             merge,
             _how(found),
             tuple(found.carriers),
-            tuple(found.layers),
+            found.layers,
             tuple(found.concats),
+            tuple(found.readers),
             found.branches,
             ranges,
         )
@@ -107,9 +112,9 @@ class ConcatToSum:
 def _how(found: Followed) -> str:
     if not found.layers:
         return f"{found.concats[0]} joins the operands itself"
-    layer, others = found.layers[0], len(found.layers) - 1
-    also = f", and so do {others} more" if others > 1 else f", and so does {found.layers[1]}" if others else ""
-    return f"{layer} splits into one product an operand{also}"
+    first, *others = found.layers
+    also = f", and so do {len(others)} more" if len(others) > 1 else f", and so does {others[0]}" if others else ""
+    return f"{first} splits into one product an operand{also}"
 
 
 def _shares(site: Site) -> list[int]:
@@ -119,10 +124,14 @@ def _shares(site: Site) -> list[int]:
     return [nodes[operand]["shape"][axis] for operand in site.merge.operands]
 
 
-def _workspaces(attributes: NodeAttributes, shares: list[int]) -> list[int]:
-    """What the kernel of a layer needs for each of its parts: operands' copies shrink with them, results' do not."""
-    whole, total = attributes.get("workspace_bytes", 0), sum(shares)
-    return [max(min(whole, attributes["bytes_out"]), whole * share // total) for share in shares]
+def _workspaces(site: Site, layer: str, shares: list[int]) -> list[int]:
+    """What the kernel of a layer needs for each of its parts."""
+    nodes = site.ranges.nodes
+    shape = nodes[site.layers[layer]]["shape"]
+    axis = nodes[site.merge.node].get("axis") or 0
+    total = sum(shares)
+    needed = {share: part_workspace(nodes[layer], shape, axis, shape[axis] * share // total) for share in set(shares)}
+    return [needed[share] for share in shares]
 
 
 def _operand_changes(site: Site, end: int) -> list[Change]:
@@ -134,7 +143,7 @@ def _operand_changes(site: Site, end: int) -> list[Change]:
 def _as_chain(site: Site) -> list[Change]:
     """Live ranges if the chain and its layer run operand by operand, all at the tick of the layer."""
     ranges, nodes = site.ranges, site.ranges.nodes
-    layer = site.layers[0]
+    (layer,) = site.layers
     tick = ranges.tick_of[layer]
     gone = {ranges.block(node) for node in (*site.carriers, *site.merge.nodes)}
     changes = [ranges.without(block) for block in gone] + _operand_changes(site, tick + 1)
@@ -151,8 +160,8 @@ def _most_at_once(site: Site, layer: str, tick: int) -> int:
     shares = _shares(site)
     total, result = sum(shares), nodes[layer]["bytes_out"]
     balance = most = -result  # the first part makes it
-    for place, (share, workspace) in enumerate(zip(shares, _workspaces(nodes[layer], shares), strict=True)):
-        source = _freed_with(site, place, tick)
+    parts = zip(shares, _workspaces(site, layer, shares), _freed_with(site, tick), strict=True)
+    for place, (share, workspace, source) in enumerate(parts):
         for before, node in pairwise(site.carriers):
             if nodes[node].get("is_view") or (ranges.block(node) == ranges.block(before) != site.joined_block):
                 continue
@@ -167,19 +176,21 @@ def _most_at_once(site: Site, layer: str, tick: int) -> int:
     return most
 
 
-def _freed_with(site: Site, place: int, tick: int) -> int:
-    """Bytes that go when the part of one operand has read it: none if somebody else still needs them."""
-    ranges, operands = site.ranges, site.merge.operands
-    block = ranges.block(operands[place])
-    last = all(ranges.block(operand) != block for operand in operands[place + 1 :])
-    return ranges.nbytes(block) if last and ranges.end(block) <= tick + 1 else 0
+def _freed_with(site: Site, tick: int) -> list[int]:
+    """Bytes that go when the part of each operand has read it: none if somebody else still needs them."""
+    ranges = site.ranges
+    blocks = [ranges.block(operand) for operand in site.merge.operands]
+    last = {block: place for place, block in enumerate(blocks)}
+    return [
+        ranges.nbytes(block) if last[block] == place and ranges.end(block) <= tick + 1 else 0
+        for place, block in enumerate(blocks)
+    ]
 
 
 def _with_branches(site: Site) -> list[Change]:
     """Live ranges if every node stays where it is, working on the operands' slices one after another."""
     ranges, nodes = site.ranges, site.ranges.nodes
     shares = _shares(site)
-    readers = [*site.carriers[1:], *site.layers, *site.concats]
     joined = {site.merge.node, *site.merge.nodes}
     changes: list[Change] = []
     for block in {ranges.block(node) for node in joined}:
@@ -190,9 +201,9 @@ def _with_branches(site: Site) -> list[Change]:
             if ranges.block(node) == block and node not in joined and not nodes[node].get("is_view")
         ]
         changes.append(ranges.without(block, min(written, default=None)))
-    changes += _operand_changes(site, 1 + max(ranges.tick_of[node] for node in readers))
+    changes += _operand_changes(site, 1 + max(ranges.tick_of[node] for node in site.readers))
     for layer in site.layers:
-        workspaces = _workspaces(nodes[layer], shares)
+        workspaces = _workspaces(site, layer, shares)
         result = nodes[layer]["bytes_out"]
         extra = max(workspace + (result if place else 0) for place, workspace in enumerate(workspaces))
         tick = ranges.tick_of[layer]

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from skipgraph.graph import Merge, NodeAttributes, SkipGraph
 from skipgraph.ops import Kind
 
+NO_LAYER = "is no linear layer's result"
 _PRODUCTS = {"mm", "addmm", "linear"}
 
 
@@ -88,7 +89,7 @@ class Factoring:
             if inner is not None and nodes[inner].get("layer"):
                 return Factor(operand, note=f"{node} stands between {inner} and the sum")
         if not self._mergeable(attributes) or len(graph.pred[node]) != 1:
-            return Factor(operand, note=f"{operand} is no linear layer's result")
+            return Factor(operand, note=f"{operand} {NO_LAYER}")
         if not self._alone(node):
             return Factor(operand, note=f"{node} is read by others too")
         if self._runs[attributes["module"]] > 1 or not attributes["parameters"]:

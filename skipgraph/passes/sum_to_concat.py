@@ -6,11 +6,13 @@ import math
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from skipgraph.cost.clock import itemsize
 from skipgraph.graph import Merge, SkipGraph
-from skipgraph.passes.factors import Factor, Factoring, Window
+from skipgraph.passes.factors import NO_LAYER, Factor, Factoring, Window
+from skipgraph.passes.kernels import merged_workspace
 from skipgraph.passes.live_ranges import Change, LiveRanges
 from skipgraph.passes.site import Delta, Match, Refusal
+
+_TELLING = ("stands between", "window", "shares", "read by others", NO_LAYER)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,8 +96,7 @@ class SumToConcat:
                 parameters += (site.window.volume - window.volume) * width * features
                 biases += factor.bias
                 moved -= nodes[factor.tensor]["bytes_out"] + result
-        weight = features * sum(widths) * site.window.volume * itemsize(nodes[site.merge.node]["dtype"])
-        peak = site.ranges.peak_after(_changes(site, joined, weight))
+        peak = site.ranges.peak_after(_changes(site, joined))
         return Delta(flops, parameters - max(biases - 1, 0) * features, peak - site.ranges.peak_bytes, moved)
 
 
@@ -107,14 +108,15 @@ def _how(merge: Merge, factors: list[Factor]) -> str:
     layers = [factor.layer for factor in factors if factor.layer]
     notes = [factor.note for factor in factors if factor.note]
     if not layers:
-        told = next((note for note in notes if "stands between" in note or "share" in note), notes[0])
+        # What could be changed is worth telling first: a norm that could be folded, rather than a missing layer.
+        told = min(notes, key=lambda note: next(rank for rank, word in enumerate(_TELLING) if word in note))
         return f"only identities fit in front of {merge.node}, which remove nothing: {told}"
     if len(layers) == len(factors):
         return f"{' and '.join(layers)} become one layer on a concat"
     return f"{' and '.join(layers)} and the identity become one layer on a concat"
 
 
-def _changes(site: Site, joined: int, weight: int) -> list[Change]:
+def _changes(site: Site, joined: int) -> list[Change]:
     """Live ranges if layers and sums go, and one layer on a concat runs where the last sum did."""
     ranges, nodes, merge = site.ranges, site.ranges.nodes, site.merge
     tick = ranges.tick_of[merge.node]
@@ -129,11 +131,23 @@ def _changes(site: Site, joined: int, weight: int) -> list[Change]:
     for node in (*vanish, *merge.nodes):
         at = ranges.tick_of[node]
         changes.append((at, at + 1, -nodes[node].get("workspace_bytes", 0)))
-    # The layer's kernel copies its operand and its weight into another layout, or its result out of it.
-    workspace = max(result, joined + weight) if site.window.kernel else 0
+    workspace = _workspace(site)
     freed = sum(ranges.nbytes(block) for block in kept if block == out or ranges.end(block) <= tick + 1)
     # First the concat is written, with no result yet; then the layer runs, its operands gone. A sum that was written
     # over an operand has no result of its own in these live ranges.
     there = 0 if out in kept else result
     changes.append((tick, tick + 1, joined + max(-there, workspace + result - there - freed)))
     return changes
+
+
+def _workspace(site: Site) -> int:
+    """What the kernel of the merged layer allocates for itself."""
+    if not site.window.kernel:
+        return 0
+    nodes, merge, window = site.ranges.nodes, site.merge, site.window
+    output = nodes[merge.node]["shape"]
+    width = sum(nodes[factor.tensor]["shape"][1] for factor in site.factors)
+    inputs = (output[0], width, *nodes[site.factors[0].tensor]["shape"][2:])
+    weight = (output[1], width, *window.kernel)
+    dtype = nodes[merge.node]["dtype"]
+    return merged_workspace(inputs, weight, output, window.stride, window.padding, window.dilation, dtype)
