@@ -66,7 +66,7 @@ register(
 )  # fmt: skip
 register(
     "sum", "mean", "amax", "amin", "max", "min", "var", "std", "var_mean", "std_mean", "prod", "logsumexp", "argmax",
-    "argmin", "any", "all", "median", "aminmax",
+    "argmin", "any", "all", "median", "aminmax", "histc", "mse_loss",
     kind=Kind.REDUCE,
     axes=reduction_axes,
 )  # fmt: skip
@@ -77,7 +77,7 @@ register(
     "zeros", "zeros_like", "ones", "ones_like", "full", "full_like", "arange", "linspace", "logspace", "eye",
     "scalar_tensor", "rand", "randn", "randint", "rand_like", "randn_like", "randint_like", "randperm", "normal",
     "uniform", "bernoulli", "fill", "zero", "lift_fresh", "lift_fresh_copy", "tril_indices", "triu_indices",
-    "_local_scalar_dense", "exponential", "hann_window", "set_", "resize_", "resize",
+    "_local_scalar_dense", "exponential", "hann_window", "set", "resize", "device",
     kind=Kind.CREATE,
     free=True,
 )  # fmt: skip

@@ -27,7 +27,7 @@ register(
     free=True,
     onnx=("Gather",),
 )
-register("roll", kind=Kind.INDEX, axes=first, free=True, workspace=workspace.dense_copy)
+register("roll", kind=Kind.INDEX, axes=first, free=True, workspace=workspace.rolled)
 register("flip", "sort", "rot90", "tril", "triu", kind=Kind.INDEX, axes=first, free=True)
 register(
     "index", "index_select", "gather", "take", "take_along_dim", "masked_select", "nonzero", "topk", "searchsorted",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from skipgraph.ops import Kind, flop_rules, register, workspace
-from skipgraph.ops.axes import FEATURE, SPACE, Axes, AxisRoles
+from skipgraph.ops.axes import FEATURE, SPACE, Axes, AxisRoles, first
 
 if TYPE_CHECKING:
     from skipgraph.capture.program import Operator
@@ -76,3 +76,5 @@ register(
 register(
     "_fused_rms_norm", "rms_norm", kind=Kind.NORM, as_name="rms_norm", axes=layer_norm_axes, onnx=("RMSNormalization",)
 )
+# A weight written as a direction and a length.
+register("_weight_norm_interface", kind=Kind.NORM, as_name="weight_norm", axes=first)

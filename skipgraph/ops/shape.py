@@ -71,7 +71,9 @@ def slice_range(operator: Operator, axis: int, piece: Value) -> tuple[int, int, 
     return start, start + piece.shape[axis] * step, step
 
 
-_SPLITS = frozenset({"split", "split_with_sizes", "chunk", "tensor_split"})
+_SPLITS = frozenset(
+    {"split", "split_with_sizes", "chunk", "tensor_split", "unsafe_split", "unsafe_split_with_sizes", "unsafe_chunk"}
+)
 
 register(
     "view",
@@ -97,7 +99,7 @@ register("copy", kind=Kind.LINEAR_MAP, free=True)
 register("alias_with_write", kind=Kind.SCATTER, axes=first, free=True)
 register("slice", "narrow", kind=Kind.SLICE, axes=first, free=True, onnx=("Slice",))
 register("select", kind=Kind.SLICE, axes=selected, free=True)
-register("split", "split_with_sizes", "chunk", "tensor_split", kind=Kind.SLICE, axes=first, free=True, onnx=("Split",))
+register(*sorted(_SPLITS), kind=Kind.SLICE, axes=first, free=True, onnx=("Split",))
 register("unbind", kind=Kind.SLICE, axes=selected, free=True)
 register("unfold", kind=Kind.VIEW, axes=unfolded, free=True)
 register("expand", "repeat", "broadcast_to", kind=Kind.EXPAND, axes=expanded_like, free=True, onnx=("Expand", "Tile"))

@@ -58,6 +58,12 @@ def dense_copy(operator: Operator) -> int:
     return 0 if dense(value.shape, value.stride) else value.nbytes
 
 
+def rolled(operator: Operator) -> int:
+    """Rolling along several axes goes axis by axis, with a copy between."""
+    axes = operator.args[2] if len(operator.args) > 2 else ()
+    return operator.inputs[0].nbytes if len(axes) > 1 else 0
+
+
 def upsampling(operator: Operator) -> int:
     """Small images are resampled in channels-last order: a copy of the input and one of the result."""
     value, result = operator.inputs[0], operator.outputs[0]

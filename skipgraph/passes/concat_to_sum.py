@@ -203,9 +203,29 @@ def _with_branches(site: Site) -> list[Change]:
         changes.append(ranges.without(block, min(written, default=None)))
     changes += _operand_changes(site, 1 + max(ranges.tick_of[node] for node in site.readers))
     for layer in site.layers:
-        workspaces = _workspaces(site, layer, shares)
-        result = nodes[layer]["bytes_out"]
-        extra = max(workspace + (result if place else 0) for place, workspace in enumerate(workspaces))
         tick = ranges.tick_of[layer]
-        changes.append((tick, tick + 1, extra - nodes[layer].get("workspace_bytes", 0)))
+        most = _in_turn(nodes[layer]["bytes_out"], _workspaces(site, layer, shares), _freed(site, layer, shares))
+        changes.append((tick, tick + 1, most - nodes[layer].get("workspace_bytes", 0)))
     return changes
+
+
+def _freed(site: Site, layer: str, shares: list[int]) -> list[int]:
+    """Bytes that go when each part of a layer has run: operands, or slices of the carrier that it reads."""
+    ranges, carrier = site.ranges, site.layers[layer]
+    tick = ranges.tick_of[layer]
+    if carrier == site.merge.node:
+        last = max(ranges.tick_of[node] for node in site.readers)
+        return _freed_with(site, tick) if tick == last else [0] * len(shares)
+    if ranges.end(ranges.block(carrier)) > tick + 1:
+        return [0] * len(shares)
+    return [ranges.nodes[carrier]["bytes_out"] * share // sum(shares) for share in shares]
+
+
+def _in_turn(result: int, workspaces: list[int], freed: list[int]) -> int:
+    """The most bytes held while products run one after another and are summed up, besides operands and the sum."""
+    most = balance = -result  # the first product is the sum
+    for place, (workspace, gone) in enumerate(zip(workspaces, freed, strict=True)):
+        balance += result
+        most = max(most, balance + workspace)
+        balance -= gone + (result if place else 0)
+    return most
