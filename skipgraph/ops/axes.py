@@ -164,7 +164,9 @@ class AxisRoles:
                     place += 1
                 elif atom_size % remaining == 0:
                     axis.append((remaining, variable))
-                    atoms[place][0] = atom_size // remaining
+                    # What is not known yet may turn out differently for the two parts: pixels moved into channels.
+                    rest = variable if self.find(variable) <= SPACE else self.new()
+                    atoms[place] = [atom_size // remaining, rest]
                     remaining = 1
                 else:  # cut across atoms: nothing sensible is left to say of the rest
                     return tuple(result) + self.fresh(shape[len(result) :])

@@ -110,13 +110,12 @@ class Products:
             self._become(reading, Kind.ACTIVATION, 0, nonlinear=True)
             return
         gates = [self.of[source].gate for source in reading.sources]
-        if kind is not Kind.QUOTIENT and gates[0] != gates[1]:
+        # A softmax that mixes positions is attention, which reads its query and key however it is spelt: no gate.
+        if kind is Kind.PRODUCT and gates[0] != gates[1]:
             data = gates.index(False)
             self.gates.append(Gate(reading.name, reading.sources[data], reading.sources[1 - data]))
             reading.gated = True
-            # A softmax that mixes positions is attention; one that rescales them is a linear map.
-            mixes = kind is Kind.MATMUL
-            self._become(reading, Kind.ATTENTION if mixes else Kind.LINEAR_MAP, data, nonlinear=mixes)
+            self._become(reading, Kind.LINEAR_MAP, data, nonlinear=False)
             return
         reading.gate = all(gates) and kind is Kind.PRODUCT
         statistics = [self.of[source].statistic for source in reading.sources]
