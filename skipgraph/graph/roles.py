@@ -18,11 +18,12 @@ SAME_RESOLUTION = 1.5
 # These bring tensors of their own sizes together, or read another: no change of their own to the resolution.
 _KEEPS = {
     Kind.INPUT, Kind.PAD, Kind.CREATE, Kind.SUM, Kind.DIFFERENCE, Kind.PRODUCT, Kind.QUOTIENT, Kind.CONCAT, Kind.STACK,
-    Kind.MATMUL, Kind.ATTENTION, Kind.ATTENTION_LAYER, Kind.EMBEDDING, Kind.VIEW, Kind.LINEAR_MAP, Kind.SCATTER,
+    Kind.MATMUL, Kind.ATTENTION, Kind.ATTENTION_LAYER, Kind.EMBEDDING, Kind.VIEW, Kind.EXPAND, Kind.LINEAR_MAP,
+    Kind.SCATTER,
 }  # fmt: skip
 
 # Repeating one position is a broadcast, whichever operator does it.
-_BROADCASTS = {Kind.EXPAND, Kind.RESAMPLE, Kind.INDEX}
+_BROADCASTS = {Kind.RESAMPLE, Kind.INDEX}
 
 _WORKS_ALONG = {Kind.SLICE, Kind.CONCAT, Kind.STACK, Kind.REDUCE}
 

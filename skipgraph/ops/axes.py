@@ -29,6 +29,8 @@ class AxisRoles:
     def __init__(self) -> None:
         self._parent = [BATCH, FEATURE, SPACE]
         self._weak: list[tuple[int, int]] = []
+        self._links: list[tuple[int, int]] = []
+        self._copies: list[int] = []
         self._positions: dict[Axes, int] = {}
         self.constants: set[int] = set()  # indices of the values that depend on no model input
 
@@ -73,8 +75,24 @@ class AxisRoles:
 
     def close(self) -> None:
         """Let the weak witnesses speak, then decide what is still open: space."""
+        for whole, part in self._links:
+            self.unite(whole, part)
         for variable, role in self._weak:
             self.unite(variable, role)
+        for variable in self._copies:
+            self.unite(variable, BATCH)
+
+    def part_of(self, whole: int) -> int:
+        """A role for a part of an axis, or for what is made of it: that of the whole, unless more is known."""
+        part = self.new()
+        self._links.append((whole, part))
+        return part
+
+    def added(self) -> int:
+        """The role of an axis of size 1 that was put in: copies along it are no positions, unless read as such."""
+        variable = self.new()
+        self._copies.append(variable)
+        return variable
 
     def role(self, axis: Axis) -> int:
         """The role of an axis: feature if any of its atoms is, else space if any is, else batch (after `close`)."""
@@ -163,10 +181,8 @@ class AxisRoles:
                     remaining //= atom_size
                     place += 1
                 elif atom_size % remaining == 0:
-                    axis.append((remaining, variable))
-                    # What is not known yet may turn out differently for the two parts: pixels moved into channels.
-                    rest = variable if self.find(variable) <= SPACE else self.new()
-                    atoms[place] = [atom_size // remaining, rest]
+                    axis.append((remaining, self.part_of(variable)))
+                    atoms[place][:] = atom_size // remaining, self.part_of(variable)
                     remaining = 1
                 else:  # cut across atoms: nothing sensible is left to say of the rest
                     return tuple(result) + self.fresh(shape[len(result) :])
@@ -208,6 +224,14 @@ def channels_second(roles: AxisRoles, operator: Operator, operands: list[Axes]) 
         for axis in axes[2:]:
             roles.witness(axis, SPACE)
     return roles.fitted(axes, operator.outputs[0].shape)
+
+
+def indexed(roles: AxisRoles, operator: Operator, operands: list[Axes]) -> Axes:
+    """The axes of the first operand where they keep their size; what an index picks may mean anything."""
+    axes, shape = operands[0], operator.outputs[0].shape
+    if len(axes) != len(shape):
+        return roles.aligned(axes, shape)
+    return tuple([a if axis_size(a) == size else ((size, roles.new()),) for a, size in zip(axes, shape, strict=True)])
 
 
 def expanded_like(roles: AxisRoles, operator: Operator, operands: list[Axes]) -> Axes:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from skipgraph.ops import Kind, register, workspace
-from skipgraph.ops.axes import FEATURE, Axes, AxisRoles, expanded_like, first
+from skipgraph.ops.axes import FEATURE, Axes, AxisRoles, expanded_like, first, indexed
 
 if TYPE_CHECKING:
     from skipgraph.capture.program import Operator
@@ -32,7 +32,7 @@ register("flip", "sort", "rot90", "tril", "triu", kind=Kind.INDEX, axes=first, f
 register(
     "index", "index_select", "gather", "take", "take_along_dim", "masked_select", "nonzero", "topk", "searchsorted",
     "bucketize", "one_hot", "_unsafe_index", "repeat_interleave", "unique2", "_unique2", "isin",
-    kind=Kind.INDEX, axes=expanded_like, free=True, onnx=("Gather", "GatherElements"),
+    kind=Kind.INDEX, axes=indexed, free=True, onnx=("Gather", "GatherElements"),
 )  # fmt: skip
 
 # A module that could not be looked into.

@@ -26,7 +26,7 @@ def convolution_axes(roles: AxisRoles, operator: Operator, operands: list[Axes])
 
 def _contracted(roles: AxisRoles, kept: Axis, size: int, contracted: Axis) -> Axis:
     """The new axis of a product with a constant matrix plays the role of the axis that was contracted."""
-    return ((size, contracted[0][1]),) if contracted else kept
+    return ((size, roles.part_of(max(contracted)[1])),) if contracted else kept
 
 
 def matrix_product_axes(roles: AxisRoles, operator: Operator, operands: list[Axes]) -> Axes:

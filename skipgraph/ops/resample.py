@@ -56,7 +56,9 @@ register(
     "_upsample_bilinear2d_aa", "_upsample_bicubic2d_aa", kind=Kind.RESAMPLE, axes=channels_second, distributes=True
 )
 register("pixel_shuffle", "pixel_unshuffle", kind=Kind.RESAMPLE, axes=pixel_axes, onnx=("DepthToSpace", "SpaceToDepth"))
-register("im2col", "col2im", kind=Kind.RESAMPLE, axes=patch_axes)
+# Cutting into patches and putting them together again: no other resolution, as when it is spelt with views.
+register("im2col", kind=Kind.LINEAR_MAP, axes=patch_axes, free=True)
+register("col2im", kind=Kind.LINEAR_MAP, axes=patch_axes)
 register(
     "grid_sampler_2d",
     "grid_sampler_3d",

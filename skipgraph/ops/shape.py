@@ -37,7 +37,7 @@ def squeezed(roles: AxisRoles, operator: Operator, operands: list[Axes]) -> Axes
             result.append(axes[place])
             place += 1
         else:
-            result.append(((size, roles.new()),))
+            result.append(((size, roles.added()),))
     return tuple(result)
 
 

@@ -16,7 +16,7 @@ from skipgraph.ops import Kind
 _PRODUCTS = {Kind.PRODUCT, Kind.MATMUL, Kind.QUOTIENT}
 _KEEPS_GATE = {
     Kind.LINEAR_MAP, Kind.VIEW, Kind.SLICE, Kind.EXPAND, Kind.RESAMPLE, Kind.SUM, Kind.DIFFERENCE, Kind.PRODUCT,
-    Kind.PAD, Kind.STACK,
+    Kind.PAD, Kind.STACK, Kind.REDUCE,
 }  # fmt: skip
 _KEEPS_STATISTIC = {
     Kind.LINEAR_MAP, Kind.VIEW, Kind.EXPAND, Kind.SUM, Kind.PRODUCT, Kind.QUOTIENT, Kind.ELEMENTWISE, Kind.REDUCE,
@@ -44,8 +44,10 @@ class Reading:
     slice: tuple[int, int, int] | None
     gated: bool = False  # a product that a gate rescales
     gate: bool = False
-    statistic: bool = False
+    statistic: frozenset[str] = frozenset()  # the tensors that it is a statistic of
+    scores: str = ""  # of attention: the source that holds its weights
     live: bool = False  # still reaches an output
+    carries: bool = False  # and not only as the weights of some attention
 
 
 class Products:
@@ -92,15 +94,20 @@ class Products:
             reading.gate = True
         elif kind in _KEEPS_GATE and sources:
             reading.gate = all(self.of[source].gate for source in sources)
-        reading.statistic = self._is_statistic(reading)
+        reading.statistic = self._described(reading)
         return reading
 
-    def _is_statistic(self, reading: Reading) -> bool:
+    def _described(self, reading: Reading) -> frozenset[str]:
+        """The tensors that a statistic describes: what is reduced, and what that is an element-wise function of."""
+        known = [self.of[source].statistic for source in reading.sources]
         if reading.kind is Kind.REDUCE:
-            return True
-        if not reading.sources or not (reading.kind in _KEEPS_STATISTIC or reading.op == "clamp_min"):
-            return False
-        return all(self.of[source].statistic for source in reading.sources)
+            known = [
+                of or frozenset(self._elementwise_ancestors(source))
+                for of, source in zip(known, reading.sources, strict=True)
+            ]
+        elif not (reading.kind in _KEEPS_STATISTIC or reading.op == "clamp_min") or not all(known):
+            return frozenset()
+        return frozenset().union(*known)
 
     def _see_through(self, reading: Reading) -> None:
         """Take the disguise off a product of two: its kind, and which of its operands remain."""
@@ -110,7 +117,11 @@ class Products:
             self._become(reading, Kind.ACTIVATION, 0, nonlinear=True)
             return
         gates = [self.of[source].gate for source in reading.sources]
-        # A softmax that mixes positions is attention, which reads its query and key however it is spelt: no gate.
+        if kind is Kind.MATMUL and gates[0] != gates[1]:
+            # A softmax that mixes positions is attention, with all its operands, as when it is one operator.
+            reading.kind, reading.nonlinear = Kind.ATTENTION, True
+            reading.scores = reading.sources[gates.index(True)]
+            return
         if kind is Kind.PRODUCT and gates[0] != gates[1]:
             data = gates.index(False)
             self.gates.append(Gate(reading.name, reading.sources[data], reading.sources[1 - data]))
@@ -119,8 +130,11 @@ class Products:
             return
         reading.gate = all(gates) and kind is Kind.PRODUCT
         statistics = [self.of[source].statistic for source in reading.sources]
-        if kind is not Kind.MATMUL and statistics[0] != statistics[1] and (kind is Kind.PRODUCT or statistics[1]):
-            self._become(reading, Kind.NORM, statistics.index(False), nonlinear=False)
+        if kind is Kind.MATMUL or all(statistics) or not (statistics[1] or (kind is Kind.PRODUCT and statistics[0])):
+            return
+        data = 1 if statistics[0] else 0
+        if statistics[1 - data] & self._elementwise_ancestors(reading.sources[data]):
+            self._become(reading, Kind.NORM, data, nonlinear=False)
 
     def _become(self, reading: Reading, kind: Kind, kept: int, *, nonlinear: bool) -> None:
         reading.kind, reading.nonlinear = kind, nonlinear
@@ -139,8 +153,9 @@ class Products:
             for name in frontier:
                 kind = self.of[name].kind
                 sigmoid = kind is Kind.GATE and self.of[name].op != "softmax"
-                # A sum of different tensors is no function of one of them.
-                if sigmoid or (kind in _ELEMENTWISE and len(set(self._roots(name))) == 1):
+                # A sum of different tensors is no function of one of them; statistics only shift and scale.
+                roots = {source for source in self._roots(name) if not self.of[source].statistic}
+                if sigmoid or (kind in _ELEMENTWISE and len(roots) == 1):
                     following += [source for source in self.of[name].sources if source not in found]
             if not following:
                 break
@@ -158,9 +173,12 @@ class Products:
     def _mark_live(self) -> None:
         for reading in reversed(self.order):
             reading.live = reading.live or reading.output
+            reading.carries = reading.carries or reading.output
             if reading.live:
                 for source in reading.sources:
-                    self.of[source].live = True
+                    read = self.of[source]
+                    read.live = True
+                    read.carries = read.carries or (reading.carries and source != reading.scores)
 
     def consumers(self, node: str) -> list[str]:
         """The live consumers of ``node``, once an operand; an output counts as a consumer named ''."""

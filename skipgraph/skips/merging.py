@@ -82,14 +82,15 @@ class Merging:
             source = self._products.of[between[-1]].sources[0] if between else slot.source
             reader = between[-1] if between else slot.reader or name
             inner = self.slots.get(source)
-            if inner is None or self._products.consumers(source) != [reader] or not self._same_kind(source, name):
+            # What a gate rescales is a sum of its own.
+            apart = inner is None or any(self._products.of[node].gated for node in between)
+            if apart or self._products.consumers(source) != [reader] or not self._same_kind(source, name):
                 result.append(slot)
                 continue
-            gated = slot.gated or any(self._products.of[node].gated for node in between)
             self.absorbed |= {source, *between}
             self.parts[name] = [*self.parts.pop(source), *between[::-1], *self.parts[name]]
             result += [
-                Slot(-1, other.source, other.reader or source, other.gated or gated, other.barred or slot.barred)
+                Slot(-1, other.source, other.reader or source, other.gated or slot.gated, other.barred or slot.barred)
                 for other in self.slots.pop(source)
             ]
         return result

@@ -157,7 +157,7 @@ def _describe(signal: Signal, index: int, reading: Reading) -> None:
     signal.tangled[index] = reading.nonlinear and reading.layer
     signal.product[index] = kind in (Kind.PRODUCT, Kind.MATMUL, Kind.SAMPLE) and len(preds) > 1
     signal.gated[index] = reading.gated
-    signal.resamples[index] = reading.resamples
+    signal.resamples[index] = reading.resamples and reading.carries  # attention weights have no resolution of their own
     signal.projects[index] = reading.layer or reading.resamples or kind in (Kind.POOL, Kind.RESAMPLE)
     if kind is Kind.SLICE and reading.slice is not None and reading.axis is not None:
         signal.slices[index] = (reading.axis, reading.slice[0], reading.slice[1])
