@@ -7,10 +7,14 @@
     │   ├── SourceError              a SPEC that names nothing usable
     │   ├── InputError               an --input that cannot be read
     │   ├── WeightsError             weights that cannot be read or do not fit
-    │   └── OutputError              an output that cannot be written, or exists
+    │   ├── OutputError              an output that cannot be written, or exists
+    │   └── PlanError                a plan that cannot be read, or was made for another model
     ├── ModelError                3  the model could not be built or run
     │   ├── BuildError
-    │   └── CaptureError
+    │   ├── CaptureError
+    │   └── EmitError                it cannot be written as source, or exported
+    ├── VerificationError         4  a rewritten model does not compute what the original does
+    ├── NothingToRewriteError     5  no site can be rewritten, or a pattern matches nothing
     └── MissingDependencyError    7  an optional package is not installed
 
 The number is the exit code of the command line. Every error says what was wrong and where, and carries the remedy.
@@ -63,6 +67,10 @@ class OutputError(UsageError):
     """An output that cannot be written, or exists already."""
 
 
+class PlanError(UsageError):
+    """A plan that cannot be read, or was made for another model."""
+
+
 class ModelError(SkipgraphError):
     """The model could not be built or run; its own words are in the message."""
 
@@ -84,6 +92,22 @@ class CaptureError(ModelError):
     """
 
     reads_values = False
+
+
+class EmitError(ModelError):
+    """The model cannot be written as source, or exported."""
+
+
+class VerificationError(SkipgraphError):
+    """A rewritten model does not compute what the original does."""
+
+    exit_code = 4
+
+
+class NothingToRewriteError(SkipgraphError):
+    """No site can be rewritten, or a pattern matches nothing."""
+
+    exit_code = 5
 
 
 class MissingDependencyError(SkipgraphError):

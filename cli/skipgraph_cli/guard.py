@@ -6,6 +6,8 @@
     1    an internal error
     2    wrong usage; an input that cannot be read or is refused; an output that cannot be written or exists
     3    the model could not be built or run
+    4    verification failed, nothing was written
+    5    nothing to rewrite, or a pattern that matches nothing
     7    an optional dependency is missing
     130  interrupted
     141  broken pipe

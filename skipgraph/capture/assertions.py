@@ -33,6 +33,7 @@ class Writer:
             due.setdefault(max(first, guard.after + 1), []).append(guard)
         for place, original in enumerate(nodes):
             node = self._twin[original]
+            self.graph.scope = node.meta["scope"]
             with self.graph.inserting_before(node):
                 for guard in due.get(place, []):
                     value = self._node(guard.comparison)
@@ -40,6 +41,7 @@ class Writer:
                 made = {path: self._node(expression) for path, expression in fits.get(place, {}).items()}
             args, kwargs = _replaced((node.args, node.kwargs), (), made)
             node.args, node.kwargs = tuple(args), dict(kwargs)
+        self.graph.scope = ()
 
     def _node(self, expression: Expression) -> fx.Node:
         """The node that computes ``expression``, before the graph's insertion point."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
@@ -41,6 +42,22 @@ def is_leaf(module: torch.nn.Module) -> bool:
     return type(module).__module__.startswith(("torch.nn.", "torch.ao.nn.")) and not isinstance(module, _ENTERED)
 
 
+class ScopedGraph(fx.Graph):
+    """A graph whose nodes know in which calls of modules they were made.
+
+    ``node.meta["scope"]`` is a tuple of ``(path, number)``, outermost first, the model itself left out: the module, and
+    which of its calls it is.
+    """
+
+    scope: tuple[tuple[str, int], ...] = ()
+
+    def create_node(self, *args: Any, **kwargs: Any) -> fx.Node:
+        """Make a node in the present scope."""
+        node = super().create_node(*args, **kwargs)
+        node.meta["scope"] = self.scope
+        return node
+
+
 class CallTracer(TorchFunctionMode):
     """Writes every call of a forward into ``graph``; tensors are known by identity, and kept alive for that.
 
@@ -52,7 +69,8 @@ class CallTracer(TorchFunctionMode):
 
     def __init__(self, model: torch.nn.Module) -> None:
         self.model = model
-        self.graph = fx.Graph()
+        self.graph = ScopedGraph()
+        self._times_called: Counter[str] = Counter()
         self.constants: dict[str, torch.Tensor] = {}
         self._nodes: dict[int, fx.Node] = {}
         self._alive: list[Any] = []
@@ -290,6 +308,17 @@ class CallTracer(TorchFunctionMode):
         return result
 
     @contextmanager
+    def _inside(self, path: str) -> Iterator[None]:
+        """One call of a module that is entered."""
+        outside = self.graph.scope
+        self.graph.scope = (*outside, (path, self._times_called[path]))
+        self._times_called[path] += 1
+        try:
+            yield
+        finally:
+            self.graph.scope = outside
+
+    @contextmanager
     def watch(self) -> Iterator[None]:
         """Trace what runs in this block."""
         original = torch.nn.Module.__call__
@@ -298,8 +327,11 @@ class CallTracer(TorchFunctionMode):
 
         def module_call(module: torch.nn.Module, *args: Any, **kwargs: Any) -> Any:
             path = self._paths.get(id(module))
-            if self.sizes.inside or not path or not is_leaf(module):
+            if self.sizes.inside or not path:
                 return original(module, *args, **kwargs)
+            if not is_leaf(module):
+                with self._inside(path):
+                    return original(module, *args, **kwargs)
             return self.call_leaf(
                 lambda: original(module, *args, **kwargs),
                 lambda: self.graph.call_module(path, self._argument(args), self._argument(kwargs)),

@@ -64,6 +64,7 @@ class Call:
 
     In ``args`` and ``kwargs`` every tensor is replaced by its `Value`; they are kept for functions that are priced or
     shown as a whole (einsum, attention, adaptive pooling), and empty for the others, whose operators say it all.
+    ``site`` is the name of the node that it runs, in the graph of a `Captured` model.
     """
 
     index: int
@@ -71,6 +72,7 @@ class Call:
     module_call: ModuleCall
     args: tuple[Any, ...] = ()
     kwargs: dict[str, Any] = field(default_factory=dict)
+    site: str = ""
 
 
 @dataclass(slots=True, eq=False)

@@ -97,6 +97,8 @@ class Recorder:
         self.module_call = ModuleCall("", program.model, None)
         self._outside = Call(0, None, self.module_call)
         self.call: Call | None = None
+        self._site = ""
+        self._scopes: dict[tuple[tuple[str, int], ...], ModuleCall] = {(): self.module_call}
         self.composite: Composite | None = None
 
     def learn_names(self) -> None:
@@ -195,7 +197,7 @@ class Recorder:
             return function(*args, **kwargs)
         if _any_autocast():
             self.program.autocast = True
-        call = Call(len(self.program.calls), function, self.module_call)
+        call = Call(len(self.program.calls), function, self.module_call, site=self._site)
         self.program.calls.append(call)
         self.call = call
         try:
@@ -248,14 +250,14 @@ class Recorder:
         self, name: str, module: torch.nn.Module, args: Any, kwargs: Any, run: Callable[[], Any]
     ) -> Any:
         inputs = [self.ledger.value_of(tensor) for tensor in tensors((args, list(kwargs.values())))]
-        call = Call(len(self.program.calls), type(module), self.module_call)
+        call = Call(len(self.program.calls), type(module), self.module_call, site=self._site)
         self.program.calls.append(call)
         return self.one_node(name, call, inputs[:3], run, module=module)
 
     def _opaque_module(self, path: str, module: torch.nn.Module, args: Any, kwargs: Any) -> Any:
         """A module that is evaluated unseen: one operator of its own."""
         inputs = [self.ledger.value_of(tensor) for tensor in tensors((args, list(kwargs.values())))]
-        call = Call(len(self.program.calls), type(module), self.module_call)
+        call = Call(len(self.program.calls), type(module), self.module_call, site=self._site)
         self.program.calls.append(call)
         self._paused = True
         try:
@@ -268,6 +270,21 @@ class Recorder:
             self.ledger.output(operator, tensor)
         operator.is_view = False
         return result
+
+    def step(self, site: str, scope: tuple[tuple[str, int], ...]) -> None:
+        """What runs from here on is ``site``, one node of a captured model that was traced in ``scope``."""
+        self._site = site
+        self.module_call = self._scope(scope)
+        # Operators outside of any torch function (sizes, gradients of constants) still belong to the node.
+        self._outside = Call(0, None, self.module_call, site=site)
+
+    def _scope(self, scope: tuple[tuple[str, int], ...]) -> ModuleCall:
+        found = self._scopes.get(scope)
+        if found is None:
+            path = scope[-1][0]
+            found = ModuleCall(path, self.program.model.get_submodule(path), self._scope(scope[:-1]))
+            self._scopes[scope] = found
+        return found
 
     @contextmanager
     def watch(self) -> Iterator[None]:

@@ -6,6 +6,7 @@ import copy
 import inspect
 from collections.abc import Callable
 from contextlib import ExitStack
+from types import MethodType
 from typing import Any
 
 import torch
@@ -13,7 +14,7 @@ from torch import fx
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._pytree import tree_map_only
 
-from skipgraph.capture.calls import CallTracer
+from skipgraph.capture.calls import CallTracer, ScopedGraph
 from skipgraph.capture.conditions import undisturbed
 from skipgraph.capture.modes import joined
 from skipgraph.capture.sizes import Trace, Tracing, same_data, study
@@ -57,13 +58,30 @@ class Captured(torch.nn.Module):
             self.register_buffer(name, tensor, persistent=False)
         self.training = model.training
         self.graphs = graphs
+        self._forwards: dict[bool, Callable[..., Any]] = {}
         self.fixed_sizes = fixed_sizes
         self._exceptions = {mode: _exceptions(model, mode) for mode in (False, True)}
-        self._forwards = {mode: _compiled(graph) for mode, graph in graphs.items()}
+        self.recompile()
 
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """Run the graph of the present mode."""
-        return self._forwards[self.training](self, *args, **kwargs)
+    def recompile(self) -> None:
+        """Make the graphs' code again, after they were edited."""
+        compiled = {id(graph): _compiled(graph) for graph in self.graphs.values()}
+        self._forwards = {mode: compiled[id(graph)] for mode, graph in self.graphs.items()}
+
+    @property
+    def forward(self) -> Callable[..., Any]:
+        """Runs the graph of the present mode; it has the parameters of the original's forward."""
+        return MethodType(self._forwards[self.training], self)
+
+    def stepwise(self, before: Callable[[fx.Node], None], *args: Any, **kwargs: Any) -> Any:
+        """Run the graph of the present mode node by node, each result freed after its last use.
+
+        ``before`` is told of every node that is about to run.
+        """
+        graph = self.graphs[self.training]
+        names = [node.target for node in graph.find_nodes(op="placeholder")]
+        given = [*args, *(kwargs[str(name)] for name in names[len(args) :])]
+        return _Steps(self, graph, before).run(*given, enable_io_processing=False)
 
     def train(self, mode: bool = True) -> Captured:
         """Set the mode, with the exceptions that the original makes (norms that it keeps frozen)."""
@@ -76,6 +94,18 @@ class Captured(torch.nn.Module):
         """The Python that runs, as text."""
         return self.graphs[training].python_code("self").src
 
+    def copy(self) -> Captured:
+        """A model of its own, tensors and graphs: what is done to either leaves the other alone."""
+        new = copy.deepcopy(self)
+        copies: dict[int, fx.Graph] = {}
+        for graph in self.graphs.values():
+            if id(graph) not in copies:
+                copies[id(graph)] = ScopedGraph()
+                copies[id(graph)].output(copies[id(graph)].graph_copy(graph, {}))
+        new.graphs = {mode: copies[id(graph)] for mode, graph in self.graphs.items()}
+        new.recompile()
+        return new
+
     def __deepcopy__(self, memo: dict[int, Any]) -> Captured:
         new = Captured.__new__(Captured)
         torch.nn.Module.__init__(new)
@@ -83,6 +113,16 @@ class Captured(torch.nn.Module):
         for name, value in self.__dict__.items():
             new.__dict__[name] = shared[name] if name in shared else copy.deepcopy(value, memo)
         return new
+
+
+class _Steps(fx.Interpreter):
+    def __init__(self, captured: Captured, graph: fx.Graph, before: Callable[[fx.Node], None]) -> None:
+        super().__init__(captured, graph=graph)  # type: ignore[arg-type]
+        self._before = before
+
+    def run_node(self, n: fx.Node) -> Any:
+        self._before(n)
+        return super().run_node(n)
 
 
 def runnable(model: torch.nn.Module, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Captured:

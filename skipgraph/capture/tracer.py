@@ -139,8 +139,17 @@ def _forward(recorder: Recorder, inputs: Inputs, train: bool) -> None:
             program.saved = []
             stack.enter_context(torch.autograd.graph.saved_tensors_hooks(recorder.save, lambda tensor: tensor))
         with recorder.watch():
-            result = program.model(*args, **kwargs)
+            result = _run(recorder, args, kwargs)
         program.outputs = [recorder.ledger.value_of(tensor) for tensor in tensors(result)]
+
+
+def _run(recorder: Recorder, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Call the model; one that was captured node by node, so that its operators know their nodes."""
+    model = recorder.program.model
+    stepwise = getattr(model, "stepwise", None)
+    if stepwise is None:
+        return model(*args, **kwargs)
+    return stepwise(lambda node: recorder.step(node.name, node.meta.get("scope", ())), *args, **kwargs)
 
 
 def by_name(model: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from skipgraph.capture.program import Program
+from typing import Any
+
+from skipgraph.capture.program import Operator, Program
 from skipgraph.cost.clock import Clock
 from skipgraph.cost.flops import Flops
 from skipgraph.cost.fused import Stretch
 from skipgraph.graph import NodeAttributes
-from skipgraph.ops import facts_of
+from skipgraph.ops import Kind, facts_of
+from skipgraph.ops.elementwise import reduced_axes
+from skipgraph.ops.shape import permutation
 
 
 def book_flops(clock: Clock, flops: Flops) -> None:
@@ -48,24 +52,33 @@ def book_parameters(clock: Clock, program: Program) -> None:
 
 
 def book_settings(clock: Clock, program: Program) -> None:
-    """Set the ``settings`` of convolutions and group norms, which the laws of rewriting ask for."""
+    """Set the ``settings`` that the laws of rewriting ask for."""
     for _, attributes in clock.order:
-        if attributes["op"] not in ("convolution", "group_norm") or not attributes["operators"]:
-            continue
-        operator = program.operators[attributes["operators"][-1]]
-        arguments = operator.args
-        if attributes["op"] == "group_norm":
-            attributes["settings"] = {"groups": arguments[6 if operator.name == "native_group_norm" else 1]}
-        elif len(arguments) > 8:
-            attributes["settings"] = {
-                "kernel": tuple(arguments[1].shape[2:]),
-                "stride": tuple(arguments[3]),
-                "padding": tuple(arguments[4]),
-                "dilation": tuple(arguments[5]),
-                "transposed": bool(arguments[6]),
-                "groups": int(arguments[8]),
-                "bias": arguments[2] is not None,
-            }
+        if attributes["operators"]:
+            settings = _settings(attributes, program.operators[attributes["operators"][-1]])
+            if settings:
+                attributes["settings"] = settings
+
+
+def _settings(attributes: NodeAttributes, operator: Operator) -> dict[str, Any]:
+    arguments, op = operator.args, attributes["op"]
+    if op == "group_norm":
+        return {"groups": arguments[6 if operator.name == "native_group_norm" else 1]}
+    if op == "convolution" and len(arguments) > 8:
+        return {
+            "kernel": tuple(arguments[1].shape[2:]),
+            "stride": tuple(arguments[3]),
+            "padding": tuple(arguments[4]),
+            "dilation": tuple(arguments[5]),
+            "transposed": bool(arguments[6]),
+            "groups": int(arguments[8]),
+            "bias": arguments[2] is not None,
+        }
+    if attributes["kind"] == Kind.REDUCE.value:
+        return {"dims": reduced_axes(operator)}
+    if op in ("permute", "transpose", "t"):
+        return {"dims": permutation(operator)}
+    return {}
 
 
 def book_saved(clock: Clock, program: Program, composites: list[Stretch]) -> int | None:

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import torch
 
-from skipgraph.capture.program import Composite, Operator, Program, Value
+from skipgraph.capture.program import Call, Composite, Operator, Program, Value
 from skipgraph.collection import no_collection
 from skipgraph.graph.naming import Naming
 from skipgraph.graph.roles import Resolutions
@@ -83,18 +83,18 @@ class _Builder:
     def _add_input(self, value: Value) -> None:
         self.depends.add(value.index)
         node = self.naming.unique(value.name or "input")
-        self._add_node(node, "input", Kind.INPUT, value, "", "", ())
+        self._add_node(node, "input", Kind.INPUT, value, "", None, ())
         self.node_of[value.index] = node
         self.resolutions.add_input(node, value)
 
     def _add_node(
-        self, node: str, op: str, kind: Kind, value: Value, call: str, module: str, operators: tuple[int, ...]
+        self, node: str, op: str, kind: Kind, value: Value, name: str, call: Call | None, operators: tuple[int, ...]
     ) -> None:
         attributes = NodeAttributes(
             op=op,
             kind=kind.value,
-            call=call,
-            module=module,
+            call=name,
+            module=call.module_call.path if call else "",
             index=len(self.graph),
             shape=tuple(value.shape),
             dtype=str(value.dtype)[6:],
@@ -104,6 +104,7 @@ class _Builder:
             axis_role=None,
             slice=None,
             operators=operators,
+            site=call.site if call else "",
             positions=1,
             resamples=False,
             constant=False,
@@ -167,7 +168,7 @@ class _Builder:
             kind,
             operator.outputs[0],
             self.naming.call_name(operator.call),
-            operator.call.module_call.path,
+            operator.call,
             (operator.index,),
         )
         self._add_edges(node, operands)
@@ -209,7 +210,7 @@ class _Builder:
                 kind,
                 operator.outputs[0],
                 self.naming.call_name(operator.call),
-                operator.call.module_call.path,
+                operator.call,
                 (operator.index,) if not any(steps) else (),
             )
             self._add_edges(node, step_operands)
@@ -228,7 +229,7 @@ class _Builder:
             facts.kind,
             value,
             self.naming.call_name(composite.call),
-            composite.call.module_call.path,
+            composite.call,
             tuple([operator.index for operator in operators]),
         )
         self.graph.nodes[node]["constant"] = not depends

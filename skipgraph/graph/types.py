@@ -33,6 +33,7 @@ class NodeAttributes(TypedDict, total=False):
     axis_role: str | None  # of a concat: "batch", "feature" or "space"
     slice: tuple[int, int, int] | None  # of a slice: start, stop, step along its axis
     operators: tuple[int, ...]  # indices of the captured operators that it stands for
+    site: str  # the node of the captured model's graph that it belongs to; "" for a model that was not captured
     positions: int  # number of spatial or sequence positions: the resolution
     resamples: bool  # changes the resolution by more than a factor of 1.5 (padding, crops and broadcasts do not)
     constant: bool  # does not depend on a model input (parameters, masks made of sizes)
@@ -47,7 +48,8 @@ class NodeAttributes(TypedDict, total=False):
     held_at_peak: bool  # its storage is live at the first step that attains `Cost.peak_bytes`
     block: int  # number of the block of memory that the result lies in: views and writes in place share it
     workspace_bytes: int  # held while it runs besides operands and result: by its kernel, or by its inner operators
-    # Of a convolution: kernel, stride, padding, dilation, transposed, groups, bias; of a group norm: groups.
+    # Of a convolution: kernel, stride, padding, dilation, transposed, groups, bias; of a group norm: groups; of a
+    # permutation and a reduction: dims.
     settings: dict[str, Any]
 
 

@@ -11,18 +11,21 @@ if TYPE_CHECKING:
     from skipgraph.capture.program import Operator, Value
 
 
+def permutation(operator: Operator) -> tuple[int, ...]:
+    """Which axis of the operand each axis of the result is."""
+    rank = len(operator.inputs[0].shape)
+    if operator.name == "permute":
+        return tuple([dim % rank for dim in operator.args[1]])
+    order = list(range(rank))
+    if rank > 1:
+        a, b = (0, 1) if operator.name == "t" else (operator.args[1] % rank, operator.args[2] % rank)
+        order[a], order[b] = order[b], order[a]
+    return tuple(order)
+
+
 def permuted(roles: AxisRoles, operator: Operator, operands: list[Axes]) -> Axes:
     """Axes in their new order."""
-    axes = operands[0]
-    rank = len(axes)
-    if operator.name == "permute":
-        return tuple([axes[dim % rank] for dim in operator.args[1]])
-    if rank < 2:
-        return axes
-    a, b = (0, 1) if operator.name == "t" else (operator.args[1] % rank, operator.args[2] % rank)
-    moved = list(axes)
-    moved[a], moved[b] = moved[b], moved[a]
-    return tuple(moved)
+    return tuple([operands[0][axis] for axis in permutation(operator)])
 
 
 def squeezed(roles: AxisRoles, operator: Operator, operands: list[Axes]) -> Axes:

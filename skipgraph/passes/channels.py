@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from functools import cache
 from itertools import accumulate
+from typing import NamedTuple
 
 from skipgraph.graph import Merge, NodeAttributes, SkipGraph
 from skipgraph.ops import Kind, registered
 
 _PRODUCTS = {"mm", "addmm", "bmm", "matmul", "linear"}
+_BINARY = {kind.value for kind in (Kind.SUM, Kind.DIFFERENCE, Kind.PRODUCT, Kind.QUOTIENT)}
+_PASSING = {kind.value for kind in (Kind.LINEAR_MAP, Kind.SLICE, Kind.REDUCE, Kind.EXPAND)}
+
+
+class Channels(NamedTuple):
+    """Where the operands of a concat lie in a tensor: along which axis, and how wide each is."""
+
+    axis: int
+    widths: tuple[int, ...]
 
 
 @dataclass(slots=True)
@@ -18,8 +29,8 @@ class Followed:
 
     Attributes
     ----------
-    carriers : list of str
-        The concat and the channel-wise nodes behind it, in order of execution.
+    carriers : dict
+        The concat and the channel-wise nodes behind it, in order of execution, with where the operands lie in each.
     layers : dict
         Linear layers that read a carrier -> that carrier.
     concats : list of str
@@ -30,7 +41,7 @@ class Followed:
         Some carrier is read more than once.
     """
 
-    carriers: list[str] = field(default_factory=list)
+    carriers: dict[str, Channels] = field(default_factory=dict)
     layers: dict[str, str] = field(default_factory=dict)
     concats: list[str] = field(default_factory=list)
     readers: list[str] = field(default_factory=list)
@@ -55,28 +66,26 @@ def follow(graph: SkipGraph, nodes: dict[str, NodeAttributes], merge: Merge) -> 
         At the first node, in order of execution, that needs all channels together.
     """
     axis = nodes[merge.node].get("axis") or 0
-    widths = [nodes[operand]["shape"][axis] for operand in merge.operands]
-    gated = {gate.node: gate.data for gate in graph.gates}
     found = Followed()
-    open_nodes = {merge.node: widths}
+    open_nodes = {merge.node: Channels(axis, tuple(nodes[operand]["shape"][axis] for operand in merge.operands))}
     while open_nodes:
         node = min(open_nodes, key=lambda name: nodes[name]["index"])
-        widths = open_nodes.pop(node)
+        channels = open_nodes.pop(node)
         if nodes[node].get("output"):
             what = "the concat" if node == merge.node else f"{node}, which carries the concatenated channels on,"
             raise BlockedError(node, f"{what} is also a model output")
-        found.carriers.append(node)
+        found.carriers[node] = channels
         readers = [reader for reader in graph.adj[node] if nodes[reader].get("live", True)]
         found.branches = found.branches or len(readers) > 1
         found.readers = found.readers or readers
         for reader in readers:
             attributes = nodes[reader]
-            if attributes["kind"] == Kind.CONCAT.value and attributes.get("axis") == axis:
+            if attributes["kind"] == Kind.CONCAT.value and attributes.get("axis") == channels.axis:
                 found.concats.append(reader)
-            elif _splits(graph, reader, attributes, axis, len(nodes[node]["shape"])):
+            elif _splits(graph, reader, attributes, channels.axis, len(nodes[node]["shape"])):
                 found.layers[reader] = node
             else:
-                open_nodes[reader] = _carried(graph, nodes, node, reader, axis, widths, gated)
+                open_nodes[reader] = _carried(graph, nodes, node, reader, channels)
     return found
 
 
@@ -90,43 +99,71 @@ def _splits(graph: SkipGraph, reader: str, attributes: NodeAttributes, axis: int
 
 
 def _carried(
-    graph: SkipGraph, nodes: dict[str, NodeAttributes], node: str, reader: str, axis: int, widths: list[int],
-    gated: dict[str, str],
-) -> list[int]:  # fmt: skip
-    """The operands' widths behind ``reader`` if it works channel by channel."""
+    graph: SkipGraph, nodes: dict[str, NodeAttributes], node: str, reader: str, channels: Channels
+) -> Channels:
+    """Where the operands lie behind ``reader``, if it works channel by channel."""
     attributes = nodes[reader]
     kind, op = attributes["kind"], attributes["op"]
     before, after = nodes[node]["shape"], attributes["shape"]
-    together = f"{reader} ({op}) reads the concatenated channels together"
+    axis = channels.axis
     if op in ("convolution", "group_norm"):
-        return _grouped(reader, attributes, widths, before[axis], after[axis])
+        return Channels(axis, _grouped(reader, attributes, channels.widths, before[axis], after[axis]))
     if kind == Kind.NORM.value and op not in _channel_wise():
         raise BlockedError(reader, f"{reader} ({op}) normalises across the concatenated channels")
     if kind == Kind.VIEW.value:
-        if [size for size in before if size != 1] != [size for size in after if size != 1]:
+        viewed = _viewed(attributes, before, after, channels)
+        if viewed is None:
             raise BlockedError(reader, f"{reader} rearranges the concatenated channels")
-        return widths
-    if len(graph.pred[reader]) > 1 and gated.get(reader) != node:
-        if kind in (Kind.SUM.value, Kind.DIFFERENCE.value):
-            raise BlockedError(reader, f"{reader} adds another tensor to the concatenated channels")
-        raise BlockedError(reader, f"{reader} ({op}) combines the concatenated channels with another tensor")
+        return viewed
     if kind == Kind.SLICE.value and attributes.get("axis") == axis:
         raise BlockedError(reader, f"{reader} takes a slice of the concatenated channels")
-    keeps = len(after) > axis and after[axis] == before[axis]
-    passes = op in _channel_wise() or kind in (Kind.LINEAR_MAP.value, Kind.SLICE.value, Kind.REDUCE.value)
-    if not keeps or not (passes or gated.get(reader) == node):
-        raise BlockedError(reader, together)
-    return widths
+    if len(graph.pred[reader]) > 1 and kind not in _BINARY:
+        raise BlockedError(reader, f"{reader} ({op}) combines the concatenated channels with another tensor")
+    moved = _moved(attributes, axis, len(before), len(after))
+    keeps = 0 <= moved < len(after) and after[moved] == before[axis]
+    if not keeps or not (op in _channel_wise() or kind in _PASSING or kind in _BINARY):
+        raise BlockedError(reader, f"{reader} ({op}) reads the concatenated channels together")
+    return Channels(moved, channels.widths)
 
 
-def _grouped(reader: str, attributes: NodeAttributes, widths: list[int], before: int, after: int) -> list[int]:
+def _moved(attributes: NodeAttributes, axis: int, before: int, after: int) -> int:
+    """The place of ``axis`` behind an operator that drops axes, or puts new ones in front; -1 if it is gone."""
+    dropped = attributes.get("settings", {}).get("dims", ())
+    if before > after and dropped:
+        return -1 if axis in dropped else axis - sum(dim < axis for dim in dropped)
+    return axis + after - before
+
+
+def _viewed(
+    attributes: NodeAttributes, before: tuple[int, ...], after: tuple[int, ...], channels: Channels
+) -> Channels | None:
+    """Where the operands lie in a view, if each is a stretch of one axis there."""
+    axis, widths = channels
+    dims = attributes.get("settings", {}).get("dims")
+    if dims is not None:
+        return Channels(dims.index(axis), widths)
+    ahead = math.prod(before[:axis])
+    for place, size in enumerate(after):
+        if math.prod(after[:place]) != ahead or size < before[axis]:
+            continue
+        # What follows the channels may be flattened into them: each channel is then several columns.
+        for behind in range(axis + 1, len(before) + 1):
+            columns = math.prod(before[axis + 1 : behind])
+            if size == before[axis] * columns:
+                return Channels(place, tuple(width * columns for width in widths))
+    return None
+
+
+def _grouped(
+    reader: str, attributes: NodeAttributes, widths: tuple[int, ...], before: int, after: int
+) -> tuple[int, ...]:
     """Groups whose borders fall on operand borders run on each operand alone."""
     groups = attributes.get("settings", {}).get("groups", 1)
     size = before // groups
     border = next((border for border in accumulate(widths) if border % size), None)
     if border is not None:
         raise BlockedError(reader, f"a group of {size} channels of {reader} straddles the boundary at channel {border}")
-    return [width * after // before for width in widths]
+    return tuple(width * after // before for width in widths)
 
 
 @cache

@@ -84,7 +84,7 @@ def test_what_is_read_twice_is_split_twice() -> None:
     site = only(Written(forward, a=conv(16, 16), b=conv(32, 8), c=nn.ConvTranspose2d(32, 8, 1)))
     assert isinstance(site, Site)
     assert site.layers == {"b": "relu", "c": "relu"}
-    assert site.carriers == ("cat", "relu")
+    assert list(site.carriers) == ["cat", "relu"]
     assert site.branches
     assert site.reason == "b splits into one product an operand, and so does c"
 
@@ -120,6 +120,10 @@ CARRIED = {
     "global pooling and a linear layer": on_both(
         lambda self, x: nn.functional.adaptive_avg_pool2d(x, 1).flatten(1), last=nn.Linear(32, 8)
     ),
+    "another tensor": on_both(lambda self, x: x + self.side(x), side=conv(32, 32)),
+    "flattening": on_both(lambda self, x: self.pool(x).flatten(1), pool=nn.AdaptiveAvgPool2d(2), last=nn.Linear(128, 8)),
+    "channels last": on_both(lambda self, x: x.permute(0, 2, 3, 1), last=nn.Linear(32, 8)),
+    "mean over space": on_both(lambda self, x: x.mean((2, 3)), last=nn.Linear(32, 8)),
     "a gate": on_both(lambda self, x: x * torch.sigmoid(self.gate(x)), gate=conv(32, 32)),
 }
 
@@ -146,9 +150,6 @@ BLOCKED = {
     ),
     "a group of 32 channels of deep straddles the boundary at channel 48": Written(
         lambda self, x: self.deep(torch.cat([x, self.a(x)], 1)), a=conv(48, 16), deep=conv(64, 64, groups=2)
-    ),
-    "add adds another tensor to the concatenated channels": on_both(
-        lambda self, x: x + self.side(x), side=conv(32, 32)
     ),
     "softmax (softmax) reads the concatenated channels together": on_both(lambda self, x: x.softmax(1)),
     "chunk": on_both(lambda self, x: x.chunk(2, 1)[1], last=conv(16, 8)),

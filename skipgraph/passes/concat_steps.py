@@ -1,0 +1,153 @@
+"""A site of operators as steps on calls: which law is applied to which call, in order."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from skipgraph.graph import SkipGraph
+from skipgraph.passes.channels import BlockedError, Channels
+from skipgraph.passes.concat_site import Site
+from skipgraph.passes.edit import Edits
+from skipgraph.passes.laws import distribute, flatten, split
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One law at one call.
+
+    ``reads`` are the calls that it reads in parts, ``before`` and ``after`` where the operands lie in what it reads and
+    makes.
+    """
+
+    law: Literal["flatten", "distribute", "split"]
+    call: str
+    reads: tuple[str, ...]
+    before: Channels
+    after: Channels
+
+
+def steps(site: Site, graph: SkipGraph, edits: Edits) -> list[Step]:
+    """The steps that take a concat away, with the operands that it has at present.
+
+    Raises
+    ------
+    BlockedError
+        If a call cannot be taken apart although its operators allow it.
+    """
+    nodes = graph.nodes
+    concat = nodes[site.merge.node]["site"]
+    for node in site.merge.nodes:
+        if not edits.is_concat(nodes[node]["site"]):
+            raise BlockedError(node, f"{node} is part of {nodes[node]['call']}, which does more than join")
+    nested = [nodes[node]["site"] for node in sorted(site.merge.nodes, key=lambda node: -nodes[node]["index"])]
+    nested.remove(concat)
+    axis = edits.axis(concat)
+    widths = tuple(edits.shape(operand)[axis] for operand in _operands(edits, concat, nested))
+    whole = Channels(axis, widths)
+    found = [Step("flatten", concat, (inner,), whole, whole) for inner in nested]
+    calls = _calls(site, graph)
+    found += _handing_on(edits, concat, whole, calls)
+    for call in calls:
+        if call != concat:
+            step = _step(site, graph, edits, call, widths)
+            found += [step, *(_handing_on(edits, call, step.after, calls) if step.law == "distribute" else [])]
+    _check(found, concat, edits)
+    return found
+
+
+def _operands(edits: Edits, concat: str, nested: Sequence[str]) -> list[str]:
+    """The operands of a concat, with those of the concats nested in it."""
+    return [
+        inner
+        for operand in edits.operands(concat)
+        for inner in (_operands(edits, operand, nested) if operand in nested else [operand])
+    ]
+
+
+def _check(found: Sequence[Step], concat: str, edits: Edits) -> None:
+    readers: dict[str, list[str]] = {concat: []}
+    for step in found:
+        for read in step.reads:
+            readers.setdefault(read, []).append(step.call)
+    for step in found:
+        if step.law == "flatten":
+            continue
+        obstacle = edits.obstacle(step.call, step.reads, contracts=step.law == "split")
+        if obstacle is not None:
+            raise BlockedError(step.call, obstacle)
+        border = edits.straddled(step.call, step.before) if step.law == "distribute" else None
+        if border is not None:
+            raise BlockedError(step.call, f"a group of {step.call} straddles the boundary at channel {border}")
+    for call, known in readers.items():
+        others = edits.other_readers(call, known)
+        if others:
+            raise BlockedError(others[0], f"{others[0]} reads {call} too, out of sight of the graph of operators")
+
+
+def take_apart(steps: Sequence[Step], concat: str, edits: Edits) -> None:
+    """Apply the laws, and take the concats out."""
+    joined = {concat: concat}
+    for step in steps:
+        reads = [joined.setdefault(read, read) for read in step.reads]
+        if step.law == "flatten":
+            for read in reads:
+                flatten(edits, step.call, read)
+        elif step.law == "split":
+            split(edits, step.call, reads[0], step.before)
+        else:
+            joined[step.call] = distribute(edits, step.call, reads, step.before, step.after)
+    for made in reversed(joined.values()):
+        edits.erase(made)
+
+
+def _calls(site: Site, graph: SkipGraph) -> list[str]:
+    """The calls of a site, in order of execution."""
+    members = [*site.carriers, *site.layers, *site.concats]
+    order = sorted(members, key=lambda node: graph.nodes[node]["index"])
+    return list(dict.fromkeys(graph.nodes[node]["site"] for node in order))
+
+
+def _handing_on(edits: Edits, call: str, channels: Channels, calls: Sequence[str]) -> list[Step]:
+    """Steps for those that hand on what a call makes and are no operators of the graph (in training they may be)."""
+    return [
+        step
+        for idle in edits.handed_on(call)
+        if idle not in calls
+        for step in (
+            Step("distribute", idle, (call,), channels, channels),
+            *_handing_on(edits, idle, channels, calls),
+        )
+    ]
+
+
+def _step(site: Site, graph: SkipGraph, edits: Edits, call: str, widths: tuple[int, ...]) -> Step:
+    nodes = graph.nodes
+    inside = [node for node in (*site.carriers, *site.layers, *site.concats) if nodes[node]["site"] == call]
+    read = [
+        operand
+        for node in inside
+        for _, operand in graph.operands(node)
+        if operand in site.carriers and nodes[operand]["site"] != call
+    ]
+    before = _refined(site.carriers[read[0]], widths)
+    carried = dict.fromkeys(nodes[operand]["site"] for operand in read)
+    known = {name for one in carried for name in (one, *_handed_on(edits, one))}
+    reads = tuple(name for name in edits.reads(call) if name in known)
+    if any(node in site.layers for node in inside):
+        return Step("split", call, reads, before, before)
+    if any(node in site.concats for node in inside):
+        return Step("flatten", call, reads, before, before)
+    last = max(inside, key=lambda node: nodes[node]["index"])
+    return Step("distribute", call, reads, before, _refined(site.carriers[last], widths))
+
+
+def _refined(channels: Channels, widths: tuple[int, ...]) -> Channels:
+    """Where the operands lie, when some of those that were found have been taken apart themselves."""
+    total = sum(channels.widths)
+    return Channels(channels.axis, tuple(total * width // sum(widths) for width in widths))
+
+
+def _handed_on(edits: Edits, call: str) -> list[str]:
+    return [name for idle in edits.handed_on(call) for name in (idle, *_handed_on(edits, idle))]

@@ -1,0 +1,89 @@
+"""The few graph edits that passes are written in.
+
+A pass names calls by strings and never looks inside one; what a back end needs to know of a call (which of its tensors
+follow the channels) stands in `skipgraph.ops.cuts`. `FxEdits` edits the graphs of a captured PyTorch model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+from skipgraph.passes.channels import Channels
+
+Parts = Mapping[str, Sequence[str]]  # a call -> the calls that make its parts, one an operand
+
+
+class Edits(Protocol):
+    """What a graph that can be rewritten has to offer.
+
+    Every edit leaves a graph that computes the same. New calls are put where the call that they replace stands.
+    """
+
+    def operands(self, concat: str) -> list[str]:
+        """The tensors that a concat joins, in order."""
+        ...
+
+    def axis(self, concat: str) -> int:
+        """The axis that a concat joins along, counted from the front."""
+        ...
+
+    def shape(self, call: str) -> tuple[int, ...]:
+        """The shape of what a call makes."""
+        ...
+
+    def is_concat(self, call: str) -> bool:
+        """Whether a call is a plain concat, whose operands can be changed."""
+        ...
+
+    def straddled(self, call: str, before: Channels) -> int | None:
+        """The first border of the operands that falls into a group of the call's channels; None if there is none."""
+        ...
+
+    def obstacle(self, call: str, carried: Sequence[str], *, contracts: bool) -> str | None:
+        """Why a call cannot be taken apart although its operators allow it, in one sentence; None if it can.
+
+        ``carried`` are the calls among its operands that will be in parts; ``contracts`` says that it is a linear
+        layer to be split into summands.
+        """
+        ...
+
+    def handed_on(self, call: str) -> list[str]:
+        """Calls that hand on what ``call`` makes as it is, as dropout does in evaluation."""
+        ...
+
+    def reads(self, call: str) -> list[str]:
+        """The calls that ``call`` reads."""
+        ...
+
+    def other_readers(self, call: str, readers: Sequence[str]) -> list[str]:
+        """Calls that read what ``call`` makes, ``readers`` and such as ask for its sizes alone left out."""
+        ...
+
+    def parts(self, call: str, of: Parts, before: Channels, after: Channels) -> list[str]:
+        """A channel-wise call on each operand alone: ``f_a(a), f_b(b), …``, with its slices of all tensors."""
+        ...
+
+    def summands(self, call: str, of: Parts, before: Channels) -> list[str]:
+        """A linear layer on each operand alone: ``W_a·a, W_b·b, …``; the first has the bias."""
+        ...
+
+    def concat(self, operands: Sequence[str], axis: int, at: str) -> str:
+        """A concat, at the place of the call ``at``."""
+        ...
+
+    def add(self, left: str, right: str, at: str) -> str:
+        """A sum, at the place of the call ``at``."""
+        ...
+
+    def set_operands(self, concat: str, operands: Sequence[str]) -> None:
+        """Let a concat join other tensors."""
+        ...
+
+    def replace(self, old: str, new: str) -> None:
+        """Let all that reads ``old`` read ``new``, and take ``old`` out."""
+        ...
+
+    def erase(self, concat: str) -> None:
+        """Take out a concat that nobody reads but for its sizes, which are then read off its operands."""
+        ...

@@ -1,0 +1,62 @@
+"""A captured model on which rewrites are done: its graphs of operators, and the edits of its graphs of calls."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from skipgraph.capture import Captured, capture
+from skipgraph.cost import price
+from skipgraph.graph import SkipGraph, build
+from skipgraph.passes.fx_edits import FxEdits
+from skipgraph.passes.surgery import Surgery
+from skipgraph.skips import find_skips
+
+Inputs = tuple[tuple[Any, ...], dict[str, Any]]
+
+
+@dataclass(slots=True)
+class Mode:
+    """One graph of a captured model: that of evaluation, of training, or of both where they are one.
+
+    ``graph`` is that of its operators, as it was before any edit.
+    """
+
+    training: bool
+    graph: SkipGraph
+    edits: FxEdits
+
+
+class Workbench:
+    """A captured model that is being rewritten, in place.
+
+    Parameters
+    ----------
+    captured : Captured
+        It is edited: give a copy.
+    inputs : tuple
+        Positional and keyword inputs.
+    """
+
+    def __init__(self, captured: Captured, inputs: Inputs) -> None:
+        self.captured = captured
+        self.surgery = Surgery(captured)
+        one = captured.graphs[False] is captured.graphs[True]
+        self.modes = [
+            Mode(
+                training,
+                drawn(captured, inputs, train=training),
+                FxEdits(captured, captured.graphs[training], self.surgery),
+            )
+            for training in ((False,) if one else (False, True))
+        ]
+
+
+def drawn(captured: Captured, inputs: Inputs, *, train: bool = False) -> SkipGraph:
+    """The graph of the operators of a captured model, its skips found, priced; every node knows its call."""
+    args, kwargs = inputs
+    program = capture(captured, args, kwargs, train=train)
+    graph = build(program)
+    find_skips(graph)
+    price(graph, program)
+    return graph
