@@ -12,35 +12,45 @@ if TYPE_CHECKING:
     from skipgraph.errors import SkipgraphError
     from skipgraph.graph import Cost, Counts, Gate, Merge, Skip, SkipGraph
     from skipgraph.inspection import Inspection, inspect, trace
+    from skipgraph.passes import ConcatToSum, SumToConcat
     from skipgraph.report import render
+    from skipgraph.rewriting import Rewritten, rewrite
 
 __version__ = "0.1.0"
 __all__ = [
+    "ConcatToSum",
     "Cost",
     "Counts",
     "Gate",
     "Inspection",
     "Merge",
+    "Rewritten",
     "Skip",
     "SkipGraph",
     "SkipgraphError",
+    "SumToConcat",
     "__version__",
     "inspect",
     "render",
+    "rewrite",
     "trace",
 ]
 
 _HOMES = {
+    "ConcatToSum": "skipgraph.passes",
     "Cost": "skipgraph.graph",
     "Counts": "skipgraph.graph",
     "Gate": "skipgraph.graph",
     "Inspection": "skipgraph.inspection",
     "Merge": "skipgraph.graph",
+    "Rewritten": "skipgraph.rewriting",
     "Skip": "skipgraph.graph",
     "SkipGraph": "skipgraph.graph",
     "SkipgraphError": "skipgraph.errors",
+    "SumToConcat": "skipgraph.passes",
     "inspect": "skipgraph.inspection",
     "render": "skipgraph.report",
+    "rewrite": "skipgraph.rewriting",
     "trace": "skipgraph.inspection",
 }
 

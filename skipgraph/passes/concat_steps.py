@@ -3,29 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
+from typing import Any
 
 from skipgraph.graph import SkipGraph
 from skipgraph.passes.channels import BlockedError, Channels
 from skipgraph.passes.concat_site import Site
-from skipgraph.passes.edit import Edits
+from skipgraph.passes.edit import Edits, Step
 from skipgraph.passes.laws import distribute, flatten, split
-
-
-@dataclass(frozen=True, slots=True)
-class Step:
-    """One law at one call.
-
-    ``reads`` are the calls that it reads in parts, ``before`` and ``after`` where the operands lie in what it reads and
-    makes.
-    """
-
-    law: Literal["flatten", "distribute", "split"]
-    call: str
-    reads: tuple[str, ...]
-    before: Channels
-    after: Channels
+from skipgraph.passes.record import ConcatRecord, StepRecord
 
 
 def steps(site: Site, graph: SkipGraph, edits: Edits) -> list[Step]:
@@ -72,6 +57,8 @@ def _check(found: Sequence[Step], concat: str, edits: Edits) -> None:
         for read in step.reads:
             readers.setdefault(read, []).append(step.call)
     for step in found:
+        if not edits.intact(step.call):
+            raise BlockedError(step.call, f"{step.call} was rewritten with an earlier site")
         if step.law == "flatten":
             continue
         obstacle = edits.obstacle(step.call, step.reads, contracts=step.law == "split")
@@ -86,11 +73,24 @@ def _check(found: Sequence[Step], concat: str, edits: Edits) -> None:
             raise BlockedError(others[0], f"{others[0]} reads {call} too, out of sight of the graph of operators")
 
 
-def take_apart(steps: Sequence[Step], concat: str, edits: Edits) -> None:
-    """Apply the laws, and take the concats out."""
+def take_apart(steps: Sequence[Step], concat: str, site: str, graph: SkipGraph, edits: Edits) -> ConcatRecord:
+    """Apply the laws, take the concats out, and say what was done."""
+    inner = [step.reads[0] for step in steps if step.call == concat]
+    axis = edits.axis(concat)
+    widths = tuple(edits.shape(operand)[axis] for operand in _operands(edits, concat, inner))
+    done = [step for step in steps if step.call != concat]
+    number = {concat: 0, **{step.call: place for place, step in enumerate(done, 1)}}
     joined = {concat: concat}
+    scope = edits.scope(concat)
+    records = []
     for step in steps:
         reads = [joined.setdefault(read, read) for read in step.reads]
+        if step.call != concat:
+            known = edits.description(step)
+            if step.law == "flatten":
+                known = _joined_by(step.call, reads[0], graph, edits)
+            places = tuple(number[read] for read in step.reads)
+            records.append(StepRecord(step.law, step.call, places, step.after, **known))
         if step.law == "flatten":
             for read in reads:
                 flatten(edits, step.call, read)
@@ -100,6 +100,15 @@ def take_apart(steps: Sequence[Step], concat: str, edits: Edits) -> None:
             joined[step.call] = distribute(edits, step.call, reads, step.before, step.after)
     for made in reversed(joined.values()):
         edits.erase(made)
+    return ConcatRecord(site, axis, widths, tuple(records), scope)
+
+
+def _joined_by(call: str, inner: str, graph: SkipGraph, edits: Edits) -> dict[str, Any]:
+    """The site of a concat that another one is flattened into, and the place there, nested concats taken apart."""
+    sites = {node: graph.nodes[node]["site"] for merge in graph.merges for node in merge.nodes}
+    merge = next(merge for merge in graph.merges if any(sites[node] == call for node in merge.nodes))
+    nested = [sites[node] for node in merge.nodes if node != merge.node]
+    return {"site": merge.id, "place": _operands(edits, sites[merge.node], nested).index(inner)}
 
 
 def _calls(site: Site, graph: SkipGraph) -> list[str]:

@@ -9,9 +9,10 @@ from skipgraph.graph import Merge, SkipGraph
 from skipgraph.passes.channels import BlockedError, Followed, follow
 from skipgraph.passes.concat_ranges import changes
 from skipgraph.passes.concat_site import Site
-from skipgraph.passes.concat_steps import Step, steps, take_apart
-from skipgraph.passes.edit import Edits
+from skipgraph.passes.concat_steps import steps, take_apart
+from skipgraph.passes.edit import Edits, Step
 from skipgraph.passes.live_ranges import LiveRanges
+from skipgraph.passes.record import ConcatRecord
 from skipgraph.passes.site import Delta, Refusal
 
 
@@ -91,9 +92,9 @@ class ConcatToSum:
         except BlockedError as blocked:
             return Refusal(site.merge, "blocked", blocked.node, blocked.reason)
 
-    def apply(self, site: Site, steps: list[Step], graph: SkipGraph, edits: Edits) -> None:
-        """Take the concat away."""
-        take_apart(steps, graph.nodes[site.merge.node]["site"], edits)
+    def apply(self, site: Site, steps: list[Step], graph: SkipGraph, edits: Edits) -> ConcatRecord:
+        """Take the concat away; what was done is returned."""
+        return take_apart(steps, graph.nodes[site.merge.node]["site"], site.merge.id, graph, edits)
 
 
 def _overwritten(ranges: LiveRanges, merge: Merge, found: Followed) -> tuple[str, str] | None:

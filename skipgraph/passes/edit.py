@@ -7,11 +7,40 @@ follow the channels) stands in `skipgraph.ops.cuts`. `FxEdits` edits the graphs 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Protocol
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
 
 from skipgraph.passes.channels import Channels
+from skipgraph.passes.factors import Window
 
 Parts = Mapping[str, Sequence[str]]  # a call -> the calls that make its parts, one an operand
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One law at one call.
+
+    ``reads`` are the calls that it reads in parts, ``before`` and ``after`` where the operands lie in what it reads and
+    makes.
+    """
+
+    law: Literal["flatten", "distribute", "split"]
+    call: str
+    reads: tuple[str, ...]
+    before: Channels
+    after: Channels
+
+
+@dataclass(frozen=True, slots=True)
+class Product:
+    """A linear layer on a tensor, as an operand of a sum.
+
+    ``layer`` is None for the identity, ``norm`` a batch norm behind the layer, which in evaluation is a part of it.
+    """
+
+    operand: str
+    layer: str | None = None
+    norm: str | None = None
 
 
 class Edits(Protocol):
@@ -28,8 +57,20 @@ class Edits(Protocol):
         """The axis that a concat joins along, counted from the front."""
         ...
 
+    def path(self, call: str | None) -> str | None:
+        """The path of the module that a call calls; None if it calls none."""
+        ...
+
+    def scope(self, call: str) -> tuple[tuple[str, int], ...]:
+        """The calls of modules that a call is made in, outermost first."""
+        ...
+
     def shape(self, call: str) -> tuple[int, ...]:
         """The shape of what a call makes."""
+        ...
+
+    def intact(self, call: str) -> bool:
+        """Whether a call is as it was: no edit has put another one in its place."""
         ...
 
     def is_concat(self, call: str) -> bool:
@@ -60,12 +101,32 @@ class Edits(Protocol):
         """Calls that read what ``call`` makes, ``readers`` and such as ask for its sizes alone left out."""
         ...
 
+    def description(self, step: Step) -> dict[str, Any]:
+        """Fields of a `StepRecord` by which the parts of a call are found again."""
+        ...
+
     def parts(self, call: str, of: Parts, before: Channels, after: Channels) -> list[str]:
         """A channel-wise call on each operand alone: ``f_a(a), f_b(b), …``, with its slices of all tensors."""
         ...
 
     def summands(self, call: str, of: Parts, before: Channels) -> list[str]:
         """A linear layer on each operand alone: ``W_a·a, W_b·b, …``; the first has the bias."""
+        ...
+
+    def is_sum(self, call: str) -> bool:
+        """Whether a call adds two tensors, and does nothing else."""
+        ...
+
+    def terms(self, total: str, adds: Sequence[str]) -> list[str]:
+        """The calls that a sum of several calls adds up, in order."""
+        ...
+
+    def merge_obstacle(self, layer: str, norm: str | None) -> str | None:
+        """Why a layer cannot become a part of a larger one, in one sentence; None if it can."""
+        ...
+
+    def merged(self, products: Sequence[Product], window: Window, axis: int, at: str) -> str:
+        """One layer on a concat of the products' operands, at the place of the call ``at``."""
         ...
 
     def concat(self, operands: Sequence[str], axis: int, at: str) -> str:

@@ -17,7 +17,8 @@ _PRODUCTS = {"mm", "addmm", "linear"}
 class Factor:
     """One operand of a sum: ``layer`` applied to ``tensor``, or ``tensor`` itself where there is no layer to merge.
 
-    ``between`` are the views and biases from the layer to the sum, ``note`` says why there is no layer.
+    ``norm`` is a batch norm behind the layer that is folded into it, ``between`` are the views and biases from the
+    layer to the sum, ``note`` says why there is no layer.
     """
 
     tensor: str
@@ -25,6 +26,7 @@ class Factor:
     between: tuple[str, ...] = ()
     bias: bool = False
     note: str = ""
+    norm: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,9 +57,10 @@ class Window:
 
 
 class Factoring:
-    """Finds the factors of sums in one graph."""
+    """Finds the factors of sums in one graph; batch norms are parts of their layers with ``fold_norms``."""
 
-    def __init__(self, graph: SkipGraph, nodes: dict[str, NodeAttributes]) -> None:
+    def __init__(self, graph: SkipGraph, nodes: dict[str, NodeAttributes], *, fold_norms: bool = False) -> None:
+        self._fold_norms = fold_norms
         self._graph = graph
         self._nodes = nodes
         self._runs = Counter(node["module"] for node in nodes.values() if node.get("layer"))
@@ -83,6 +86,10 @@ class Factoring:
             bias = bias or nodes[node]["kind"] == Kind.LINEAR_MAP.value
             between.append(node)
             node = next(iter(graph.pred[node]))
+        norm = None
+        if self._fold_norms and nodes[node]["op"] == "batch_norm" and self._alone(node) and graph.pred[node]:
+            norm, node = node, next(iter(graph.pred[node]))
+            between.append(norm)
         attributes = nodes[node]
         if attributes["kind"] == Kind.NORM.value:
             inner = next(iter(graph.pred[node]), None)
@@ -95,7 +102,7 @@ class Factoring:
         if self._runs[attributes["module"]] > 1 or not attributes["parameters"]:
             return Factor(operand, note=f"{node} shares its weight with another call")
         bias = bias or attributes["op"] == "addmm" or bool(attributes.get("settings", {}).get("bias"))
-        return Factor(self._tensor(node, operand), node, tuple(between), bias)
+        return Factor(self._tensor(node, operand), node, tuple(between), bias or norm is not None, norm=norm)
 
     def _tensor(self, layer: str, operand: str) -> str:
         """What a layer reads, before the view that a linear layer sees it through."""

@@ -15,7 +15,9 @@ from torch import fx
 from skipgraph.capture import Captured
 from skipgraph.ops.cuts import Cut, cut_of_function, cut_of_module, is_idle
 from skipgraph.passes.channels import Channels
-from skipgraph.passes.edit import Parts
+from skipgraph.passes.edit import Parts, Product, Step
+from skipgraph.passes.factors import Window
+from skipgraph.passes.fx_products import merge_obstacle, merged
 from skipgraph.passes.surgery import Surgery, stretch
 
 _IN_PLACE = {operator.iadd, operator.isub, operator.imul, operator.itruediv}
@@ -23,6 +25,7 @@ _BINARY = {
     operator.add, operator.sub, operator.mul, operator.truediv, *_IN_PLACE, torch.add, torch.sub, torch.mul, torch.div,
     "add", "sub", "mul", "div", "add_", "sub_", "mul_", "div_",
 }  # fmt: skip
+_SUMS = {operator.add, operator.iadd, torch.add, "add", "add_"}
 _SIZED = {"view", "reshape", "expand", torch.reshape}  # calls that name the sizes of their result
 _ASKING = {"size", "dim", "numel", "stride"}
 _ASKED = {"shape", "device", "dtype", "ndim", "is_cuda"}
@@ -46,6 +49,8 @@ class FxEdits:
         self.graph = graph
         self.surgery = surgery
         self._nodes = {node.name: node for node in graph.nodes}
+        self.made: set[fx.Node] = set()  # all calls that edits have put in
+        self.adds: set[fx.Node] = set()  # those among them that add up the products of a split layer
         self._fresh: set[fx.Node] = set()  # parts that nobody else knows of, and that may be written over
         self._calls = Counter(node.target for node in graph.nodes if node.op == "call_module")
         self._name_versions()
@@ -74,6 +79,11 @@ class FxEdits:
         axis = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim", node.kwargs.get("axis", 0))
         return int(axis) % len(self.shape(concat))  # type: ignore[call-overload, no-any-return]
 
+    def scope(self, call: str) -> tuple[tuple[str, int], ...]:
+        """The calls of modules that a call is made in, outermost first."""
+        scope: tuple[tuple[str, int], ...] = self._nodes[call].meta.get("scope", ())
+        return scope
+
     def shape(self, call: str) -> tuple[int, ...]:
         """The shape of what a call makes."""
         shape: tuple[int, ...] = self._nodes[call].meta["shape"]
@@ -84,9 +94,14 @@ class FxEdits:
         node = self._nodes.get(call)
         return node is not None and node.target in (torch.cat, torch.concat, torch.concatenate)
 
-    def has(self, call: str) -> bool:
-        """Whether a call is there."""
-        return call in self._nodes
+    def path(self, call: str | None) -> str | None:
+        """The path of the module that a call calls; None if it calls none."""
+        node = self._nodes[call] if call is not None else None
+        return str(node.target) if node is not None and node.op == "call_module" else None
+
+    def intact(self, call: str) -> bool:
+        """Whether a call is as it was: no edit has put another one in its place."""
+        return call in self._nodes and self._nodes[call].name == call
 
     def obstacle(self, call: str, carried: Sequence[str], *, contracts: bool) -> str | None:
         """Why a call cannot be taken apart although its operators allow it; None if it can."""
@@ -150,9 +165,25 @@ class FxEdits:
 
     def other_readers(self, call: str, readers: Sequence[str]) -> list[str]:
         """Calls that read what ``call`` makes, ``readers`` and such as ask for its sizes alone left out."""
-        return [
-            user.name for user in self._nodes[call].users if user.name not in readers and not _asks(user)
-        ]
+        return [user.name for user in self._nodes[call].users if user.name not in readers and not _asks(user)]
+
+    def description(self, step: Step) -> dict[str, Any]:
+        """Fields of a `StepRecord` by which the parts of a call are found again."""
+        node = self._nodes[step.call]
+        if node.op == "call_module":
+            path = str(node.target)
+            cut = cut_of_module(self.captured.get_submodule(path), contracts=step.law == "split")
+            cuts = path in self.surgery.cuts or (cut is not None and bool(cut.tensors))
+            return {"module": path if cuts else None, "in_place": _writes(self.captured, node)}
+        known = cut_of_function(_function(node), contracts=step.law == "split")
+        given = dict(zip(known[1], node.args, strict=False)) | node.kwargs if known else {}
+        weight = given.get("weight")
+        return {
+            "function": _function(node),
+            "weight": str(weight.target) if isinstance(weight, fx.Node) and weight.op == "get_attr" else None,
+            "in_place": _writes(self.captured, node),
+            "size_place": step.after.axis if _function(node) in _SIZED else None,
+        }
 
     # -- laws 2 and 3 ------------------------------------------------------------------------------------------------
 
@@ -191,9 +222,11 @@ class FxEdits:
         count = len(before.widths)
         if node.op == "call_module":
             path = str(node.target)
-            cut = cut_of_module(self.captured.get_submodule(path), contracts=contracts) if path not in (
-                self.surgery.cuts
-            ) else self.surgery.cuts[path][0]
+            cut = (
+                cut_of_module(self.captured.get_submodule(path), contracts=contracts)
+                if path not in (self.surgery.cuts)
+                else self.surgery.cuts[path][0]
+            )
             assert cut is not None
             targets: list[Any] = self.surgery.cut(path, cut, before.widths) if cut.tensors else [path] * count
             return targets, lambda number: self._given(node, of, number)
@@ -226,9 +259,7 @@ class FxEdits:
                 given[name] = self._narrow(value, cut.tensors[name], *self._stretch(value, cut, name, number, widths))
         return tuple(given[name] for name in names[: len(args)]), {name: given[name] for name in kwargs}
 
-    def _stretch(
-        self, value: fx.Node, cut: Cut, name: str, number: int, widths: Sequence[int]
-    ) -> tuple[int, int]:
+    def _stretch(self, value: fx.Node, cut: Cut, name: str, number: int, widths: Sequence[int]) -> tuple[int, int]:
         return stretch(value.meta["shape"][cut.tensors[name]], number, widths)
 
     def _broadcast(
@@ -274,6 +305,35 @@ class FxEdits:
 
         return fx.map_arg(args, copied), fx.map_arg(kwargs, copied)  # type: ignore[return-value]
 
+    # -- law 4 -------------------------------------------------------------------------------------------------------
+
+    def is_sum(self, call: str) -> bool:
+        """Whether a call adds two tensors, and does nothing else."""
+        node = self._nodes.get(call)
+        plain = node is not None and _function(node) in _SUMS and len(node.args) == 2 and not node.kwargs
+        return plain and all(isinstance(one, fx.Node) and "shape" in one.meta for one in node.args)
+
+    def terms(self, total: str, adds: Sequence[str]) -> list[str]:
+        """The calls that a sum of several calls adds up, in order."""
+        return [
+            term
+            for node in self._nodes[total].args
+            for term in (self.terms(node.name, adds) if node.name in adds else [node.name])
+        ]
+
+    def merge_obstacle(self, layer: str, norm: str | None) -> str | None:
+        """Why a layer cannot become a part of a larger one; None if it can."""
+        return merge_obstacle(self.captured, self._nodes[layer], self._nodes[norm] if norm else None)
+
+    def merged(self, products: Sequence[Product], window: Window, axis: int, at: str) -> str:
+        """One layer on a concat of the products' operands, at the place of the call ``at``."""
+        node = self._nodes[at]
+        with self._at(node):
+            pairs = [(product, self._nodes[product.operand]) for product in products]
+            made = merged(self.captured, self.graph, pairs, window, axis)
+        self._know(made, node.meta["shape"])
+        return made.name
+
     # -- other edits -------------------------------------------------------------------------------------------------
 
     def concat(self, operands: Sequence[str], axis: int, at: str) -> str:
@@ -290,6 +350,7 @@ class FxEdits:
         """A sum, at the place of the call ``at``."""
         with self._at(self._nodes[at]):
             made = self.graph.call_function(operator.add, (self._nodes[left], self._nodes[right]))
+        self.adds.add(made)
         self._know(made, self._nodes[left].meta["shape"])
         return made.name
 
@@ -304,13 +365,26 @@ class FxEdits:
 
     def replace(self, old: str, new: str) -> None:
         """Let all that reads ``old`` read ``new``, and take ``old`` out."""
-        node = self._nodes.pop(old)
+        node = self._nodes[old]
         node.replace_all_uses_with(self._nodes[new])
+        self._sweep(node)
+        self._nodes[old] = self._nodes[new]
+
+    def _sweep(self, node: fx.Node) -> None:
+        """Take out a node that nobody reads any more, and the calls that it alone was there for."""
+        inputs = node.all_input_nodes
         self.graph.erase_node(node)
+        self._nodes.pop(node.name, None)
+        self.made.discard(node)
+        for one in inputs:
+            if not one.users and not one._erased and one.op != "placeholder":
+                self._sweep(one)
 
     def erase(self, concat: str) -> None:
         """Take out a concat that nobody reads but for its sizes, which are then read off its operands."""
-        node = self._nodes[concat]
+        node = self._nodes.get(concat)
+        if node is None:  # gone with its last reader
+            return
         first, axis = _joined(node)[0], self.axis(concat)
         for user in list(node.users):
             if user.target == "size" and user.args[1:] == (axis,):
@@ -351,6 +425,7 @@ class FxEdits:
     def _know(self, node: fx.Node, shape: tuple[int, ...]) -> None:
         node.meta["shape"] = shape
         self._nodes[node.name] = node
+        self.made.add(node)
 
 
 def _joined(concat: fx.Node) -> list[fx.Node]:

@@ -1,7 +1,7 @@
 """The algebra: each law a small function on a graph, with its proof.
 
-*a*, *b* stand for tensors, ``cat`` for concatenation along the feature axis, *W* for a linear layer, *f* for an operator
-that works channel by channel. Every law holds in training and in evaluation mode, for outputs and gradients.
+*a*, *b* stand for tensors, ``cat`` for concatenation along the feature axis, *W* for a linear layer, *f* for an
+operator that works channel by channel. Every law holds in training and in evaluation mode, for outputs and gradients.
 """
 
 from __future__ import annotations
@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from functools import reduce
 
 from skipgraph.passes.channels import Channels
-from skipgraph.passes.edit import Edits
+from skipgraph.passes.edit import Edits, Product
+from skipgraph.passes.factors import Window
 
 
 def flatten(edits: Edits, outer: str, inner: str) -> None:
@@ -34,9 +35,9 @@ def distribute(edits: Edits, call: str, concats: Sequence[str], before: Channels
     are cut like the channels; ``f_a`` has those slices of the parameters and buffers of *f* that belong to *a*.
 
     Proof. Channel *i* of ``f(x)`` is a function ``f_i`` of channel *i* of *x* alone, or with groups of the channels in
-    the group of *i*, none of which straddles a border. On the left that channel is one of *a* or of *b*, on the right as
-    well, and the same function is applied to it, since ``f_a`` consists of the ``f_i`` of *a*. Statistics of a batch
-    norm are those of each channel alone, in either mode. ∎
+    the group of *i*, none of which straddles a border. On the left that channel is one of *a* or of *b*, on the right
+    as well, and the same function is applied to it, since ``f_a`` consists of the ``f_i`` of *a*. Statistics of a
+    batch norm are those of each channel alone, in either mode. ∎
     """
     parts = edits.parts(call, {concat: edits.operands(concat) for concat in concats}, before, after)
     joined = edits.concat(parts, after.axis, call)
@@ -55,3 +56,20 @@ def split(edits: Edits, layer: str, concat: str, before: Channels) -> str:
     total = reduce(lambda left, right: edits.add(left, right, layer), summands)
     edits.replace(layer, total)
     return total
+
+
+def merge(edits: Edits, total: str, products: Sequence[Product], window: Window, axis: int) -> str:
+    """Law 4, with law 5: ``W_a·a + W_b·b = [W_a | W_b]·cat(a, b)``; what is put for the sum is returned.
+
+    Kernels smaller than ``window`` have zeros around them. The parameters stay those of the layers; the one weight is
+    laid out of them in each forward, so that no zero and no identity is ever trained.
+
+    Proof. Read law 3 from right to left; the biases are added up. A kernel with zeros around it, and as much more
+    padding, reads the same numbers at the same places. Law 5: ``x = I·x``, so an operand without a layer is the product
+    with the identity, whose kernel has its one at the tap that reads the position itself. A batch norm in evaluation is
+    ``y ↦ γ(y − μ)/√(σ² + ε) + β``, linear and channel by channel, so that ``norm(W·x + b)`` is a layer with the weight
+    ``γ/√(σ² + ε)·W`` and the bias ``β + γ(b − μ)/√(σ² + ε)``. ∎
+    """
+    layer = edits.merged(products, window, axis, total)
+    edits.replace(total, layer)
+    return layer

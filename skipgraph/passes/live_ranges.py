@@ -59,6 +59,10 @@ class LiveRanges:
         """The tick by which a block is freed."""
         return self._memory.unused[block]
 
+    def most_held(self, first: int, last: int) -> int:
+        """The most bytes held at a tick from ``first`` to ``last``."""
+        return max(self._held[first : last + 1])
+
     def without(self, block: int, until: int | None = None) -> Change:
         """The change that a block is never allocated, or not before ``until``."""
         end = self.end(block) if until is None else until

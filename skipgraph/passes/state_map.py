@@ -78,7 +78,7 @@ class StateMap:
         return old
 
     def then(self, later: StateMap) -> StateMap:
-        """This map, and ``later`` applied to what it makes."""
+        """Return this map followed by ``later``, which is applied to what it makes."""
         owner = {piece.new: piece for piece in self.pieces}
         pieces = {piece.new: piece for piece in self.pieces}
         for piece in later.pieces:

@@ -3,39 +3,22 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import ClassVar
 
 from skipgraph.graph import Merge, SkipGraph
+from skipgraph.passes.channels import BlockedError
+from skipgraph.passes.edit import Edits
 from skipgraph.passes.factors import NO_LAYER, Factor, Factoring, Window
-from skipgraph.passes.kernels import merged_workspace
-from skipgraph.passes.live_ranges import Change, LiveRanges
-from skipgraph.passes.site import Delta, Match, Refusal
+from skipgraph.passes.laws import merge
+from skipgraph.passes.live_ranges import LiveRanges
+from skipgraph.passes.record import SumRecord
+from skipgraph.passes.site import Delta, Refusal
+from skipgraph.passes.sum_ranges import changes
+from skipgraph.passes.sum_site import Site
+from skipgraph.passes.sum_steps import Merging, merging
 
 _TELLING = ("stands between", "window", "shares", "read by others", NO_LAYER)
-
-
-@dataclass(frozen=True, slots=True)
-class Site(Match):
-    """A sum that can become ``[W_a | W_b]·cat(a, b)``.
-
-    Attributes
-    ----------
-    factors : tuple of Factor
-        One an operand; identities where there is no layer to merge.
-    windows : tuple of Window
-        Those of the factors' layers, of volume 1 for identities.
-    window : Window
-        Of the merged layer.
-    axis : int
-        Of the concat.
-    """
-
-    factors: tuple[Factor, ...]
-    windows: tuple[Window, ...]
-    window: Window
-    axis: int
-    ranges: LiveRanges = field(repr=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,8 +28,18 @@ class SumToConcat:
     Exact, in train and eval mode. Identities are constant factors: they cost C² multiply-adds a position for C
     channels, and are no parameters. Convolutions of unlike kernels are padded with zeros to the larger one. A
     normalisation between a layer and the sum keeps the layer out of it, since in train mode it is no linear map.
+
+    Parameters
+    ----------
+    eval_only : bool
+        Rewrite the graph of evaluation alone, where a batch norm is a linear map, and so part of the layer in front of
+        it. In training the model computes as before.
+    allow_identity : bool
+        Rewrite sums for which only identities fit, too: they cost C² multiply-adds an operand and remove nothing.
     """
 
+    eval_only: bool = False
+    allow_identity: bool = False
     name: ClassVar[str] = "sum_to_concat"
 
     def find(self, graph: SkipGraph) -> list[Site | Refusal]:
@@ -58,7 +51,7 @@ class SumToConcat:
             With its merges found, and priced.
         """
         ranges = LiveRanges(graph)
-        factoring = Factoring(graph, ranges.nodes)
+        factoring = Factoring(graph, ranges.nodes, fold_norms=self.eval_only)
         return [self._site(merge, factoring, ranges) for merge in graph.merges if merge.kind != "concat"]
 
     def _site(self, merge: Merge, factoring: Factoring, ranges: LiveRanges) -> Site | Refusal:
@@ -76,7 +69,8 @@ class SumToConcat:
         """What the rewrite would change.
 
         A sum of k tensors reads two and writes one k - 1 times; the concat is written and read instead, by a layer
-        that does the work of all factors, identities included.
+        that does the work of all factors, identities included. Its weight is laid out of those of the factors, which
+        stay the parameters.
 
         Returns
         -------
@@ -84,20 +78,34 @@ class SumToConcat:
         """
         nodes = site.ranges.nodes
         sum_shape, result = nodes[site.merge.node]["shape"], nodes[site.merge.node]["bytes_out"]
-        features = sum_shape[site.axis]
         widths = [nodes[factor.tensor]["shape"][site.axis] for factor in site.factors]
         flops = math.prod(sum_shape) * site.window.volume * sum(widths)
-        parameters = biases = 0
         joined = sum(nodes[factor.tensor]["bytes_out"] for factor in site.factors)
         moved = 3 * joined + result - 3 * (len(site.factors) - 1) * result
-        for factor, width, window in zip(site.factors, widths, site.windows, strict=True):
+        for factor in site.factors:
             if factor.layer is not None:
                 flops -= nodes[factor.layer]["flops"]
-                parameters += (site.window.volume - window.volume) * width * features
-                biases += factor.bias
                 moved -= nodes[factor.tensor]["bytes_out"] + result
-        peak = site.ranges.peak_after(_changes(site, joined))
-        return Delta(flops, parameters - max(biases - 1, 0) * features, peak - site.ranges.peak_bytes, moved)
+        peak = site.ranges.peak_after(changes(site, joined))
+        return Delta(flops=flops, peak_bytes=peak - site.ranges.peak_bytes, bytes_moved=moved)
+
+    def steps(self, site: Site, graph: SkipGraph, edits: Edits) -> Merging | Refusal:
+        """What has to be done to the calls of a graph.
+
+        A site that the operators allow may still be refused: one that removes nothing, a hook on a layer.
+        """
+        if not self.allow_identity and not any(factor.layer for factor in site.factors):
+            return Refusal(site.merge, "blocked", site.merge.node, f"{site.reason}; --allow-identity does it")
+        try:
+            return merging(site, graph, edits)
+        except BlockedError as blocked:
+            return Refusal(site.merge, "blocked", blocked.node, blocked.reason)
+
+    def apply(self, site: Site, steps: Merging, graph: SkipGraph, edits: Edits) -> SumRecord:
+        """Make the sum one layer on a concat; what was done is returned."""
+        paths = [tuple(edits.path(call) for call in (one.layer, one.norm)) for one in steps.products]
+        merge(edits, steps.at, steps.products, steps.window, steps.axis)
+        return SumRecord(site.merge.id, steps.axis, tuple(paths))
 
 
 def _axis(window: Window, shape: tuple[int, ...]) -> int:
@@ -114,40 +122,3 @@ def _how(merge: Merge, factors: list[Factor]) -> str:
     if len(layers) == len(factors):
         return f"{' and '.join(layers)} become one layer on a concat"
     return f"{' and '.join(layers)} and the identity become one layer on a concat"
-
-
-def _changes(site: Site, joined: int) -> list[Change]:
-    """Live ranges if layers and sums go, and one layer on a concat runs where the last sum did."""
-    ranges, nodes, merge = site.ranges, site.ranges.nodes, site.merge
-    tick = ranges.tick_of[merge.node]
-    result = nodes[merge.node]["bytes_out"]
-    out = ranges.block(merge.node)
-    kept = {ranges.block(factor.tensor) for factor in site.factors}
-    vanish = [node for factor in site.factors if factor.layer for node in (factor.layer, *factor.between)]
-    gone = {ranges.block(node) for node in (*vanish, *merge.nodes)} - kept - {out}
-    changes = [ranges.without(block) for block in gone] + [ranges.extended(block, tick + 1) for block in kept]
-    if out not in kept:
-        changes.append(ranges.without(out, tick))
-    for node in (*vanish, *merge.nodes):
-        at = ranges.tick_of[node]
-        changes.append((at, at + 1, -nodes[node].get("workspace_bytes", 0)))
-    workspace = _workspace(site)
-    freed = sum(ranges.nbytes(block) for block in kept if block == out or ranges.end(block) <= tick + 1)
-    # First the concat is written, with no result yet; then the layer runs, its operands gone. A sum that was written
-    # over an operand has no result of its own in these live ranges.
-    there = 0 if out in kept else result
-    changes.append((tick, tick + 1, joined + max(-there, workspace + result - there - freed)))
-    return changes
-
-
-def _workspace(site: Site) -> int:
-    """What the kernel of the merged layer allocates for itself."""
-    if not site.window.kernel:
-        return 0
-    nodes, merge, window = site.ranges.nodes, site.merge, site.window
-    output = nodes[merge.node]["shape"]
-    width = sum(nodes[factor.tensor]["shape"][1] for factor in site.factors)
-    inputs = (output[0], width, *nodes[site.factors[0].tensor]["shape"][2:])
-    weight = (output[1], width, *window.kernel)
-    dtype = nodes[merge.node]["dtype"]
-    return merged_workspace(inputs, weight, output, window.stride, window.padding, window.dilation, dtype)

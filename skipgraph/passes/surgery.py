@@ -49,7 +49,7 @@ class Surgery:
         module = self.model.get_submodule(path)
         if is_parametrized(module):
             return f"the weight of {path} is computed anew in each forward (a parametrization)"
-        if any(getattr(module, hooks, None) for hooks in _HOOKS):
+        if hooked(module):
             return f"{path} has hooks, which expect the whole layer"
         for name, parameter in module._parameters.items():
             others = self._owners.get(id(parameter), set()) - {id(module)}
@@ -86,6 +86,11 @@ class Surgery:
         self.state_map = StateMap((*self.state_map.pieces, *pieces))
 
 
+def hooked(module: nn.Module) -> bool:
+    """Whether a module has hooks."""
+    return any(getattr(module, hooks, None) for hooks in _HOOKS)
+
+
 def stretch(size: int, number: int, widths: Sequence[int]) -> tuple[int, int]:
     """Start and length of part ``number`` of an axis of ``size`` that is cut in proportion to ``widths``."""
     borders = [0, *accumulate(widths)]
@@ -93,9 +98,7 @@ def stretch(size: int, number: int, widths: Sequence[int]) -> tuple[int, int]:
     return start, stop - start
 
 
-def _piece(
-    old: str, new: str, tensor: torch.Tensor, axis: int | None, number: int, widths: tuple[int, ...]
-) -> Piece:
+def _piece(old: str, new: str, tensor: torch.Tensor, axis: int | None, number: int, widths: tuple[int, ...]) -> Piece:
     if axis is None:
         return Piece(old, new)
     return Piece(old, new, axis, *stretch(tensor.shape[axis], number, widths))

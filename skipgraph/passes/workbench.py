@@ -9,6 +9,7 @@ from skipgraph.capture import Captured, capture
 from skipgraph.cost import price
 from skipgraph.graph import SkipGraph, build
 from skipgraph.passes.fx_edits import FxEdits
+from skipgraph.passes.order import Scheduler, accumulate_in_place, operand_by_operand
 from skipgraph.passes.surgery import Surgery
 from skipgraph.skips import find_skips
 
@@ -36,20 +37,36 @@ class Workbench:
         It is edited: give a copy.
     inputs : tuple
         Positional and keyword inputs.
+    eval_only : bool
+        Leave the graph of training as it is.
     """
 
-    def __init__(self, captured: Captured, inputs: Inputs) -> None:
+    def __init__(self, captured: Captured, inputs: Inputs, *, eval_only: bool = False) -> None:
         self.captured = captured
+        self.inputs = inputs
         self.surgery = Surgery(captured)
         one = captured.graphs[False] is captured.graphs[True]
+        if one and eval_only:
+            captured.graphs = {False: captured.copy().graphs[False], True: captured.graphs[True]}
         self.modes = [
             Mode(
                 training,
                 drawn(captured, inputs, train=training),
                 FxEdits(captured, captured.graphs[training], self.surgery),
             )
-            for training in ((False,) if one else (False, True))
+            for training in ((False,) if one or eval_only else (False, True))
         ]
+
+    def finish(self) -> None:
+        """Order what was edited, add up in place, and make the model run."""
+        for mode in self.modes:
+            operand_by_operand(mode.edits)
+            accumulate_in_place(mode.edits)
+        self.captured.recompile()
+        for mode in self.modes:
+            if mode.edits.adds:
+                Scheduler(mode.edits, drawn(self.captured, self.inputs, train=mode.training)).run()
+        self.captured.recompile()
 
 
 def drawn(captured: Captured, inputs: Inputs, *, train: bool = False) -> SkipGraph:

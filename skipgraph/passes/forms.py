@@ -1,0 +1,58 @@
+"""Functions that rewritten models call: plain PyTorch, printed into the emitted source as they stand here.
+
+Each of them needs nothing but torch and what is imported below.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+
+
+def identity_kernel(channels: int, kernel: list[int], like: torch.Tensor) -> torch.Tensor:
+    """Return the weight W of a layer that computes W·x = x, of shape (channels, channels, *kernel).
+
+    ``kernel`` is empty for a linear layer; in a convolution the one stands at the tap in the middle.
+    """
+    weight = torch.eye(channels, dtype=like.dtype, device=like.device).reshape(channels, channels, *[1] * len(kernel))
+    margins = [margin for size in reversed(kernel) for margin in ((size - 1) // 2, size // 2)]
+    return F.pad(weight, margins) if margins else weight
+
+
+def folded_weight(weight: torch.Tensor, norm: torch.nn.Module) -> torch.Tensor:
+    """Return the weight of a convolution with the batch norm behind it, in evaluation: γ/√(σ² + ε)·W."""
+    return weight * _scale(norm).reshape(-1, *[1] * (weight.dim() - 1))
+
+
+def folded_bias(bias: torch.Tensor | None, norm: torch.nn.Module) -> torch.Tensor:
+    """Return the bias of a convolution with the batch norm behind it, in evaluation: β + γ/√(σ² + ε)·(b − μ)."""
+    scale = _scale(norm)
+    shift = -norm.running_mean * scale if bias is None else (bias - norm.running_mean) * scale
+    return shift if norm.bias is None else shift + norm.bias
+
+
+def _scale(norm: torch.nn.Module) -> torch.Tensor:
+    inverse = torch.rsqrt(norm.running_var + norm.eps)
+    return inverse if norm.weight is None else inverse * norm.weight
+
+
+def add_in_bands(total: torch.Tensor, x: torch.Tensor, convolution: torch.nn.Module, rows: int) -> torch.Tensor:
+    """Add a convolution of x to ``total``, in place, ``rows`` rows of the result at a time.
+
+    The result of the convolution is never held as a whole. For inference: autograd cannot follow it.
+    """
+    (kernel, *_), (stride, *_) = convolution.kernel_size, convolution.stride
+    (padding, *rest), (dilation, *_) = convolution.padding, convolution.dilation
+    reach, height = dilation * (kernel - 1) + 1, x.shape[2]
+    for first in range(0, total.shape[2], rows):
+        last = min(first + rows, total.shape[2]) - 1
+        start, stop = first * stride - padding, last * stride - padding + reach
+        band = x[:, :, max(start, 0) : min(stop, height)]
+        above, below = max(-start, 0), max(stop - height, 0)
+        if above or below:
+            band = F.pad(band, [0, 0] * len(rest) + [above, below])
+        part = torch.conv2d(
+            band, convolution.weight, convolution.bias, convolution.stride, (0, *rest), convolution.dilation
+        )
+        total[:, :, first : last + 1] += part
+    return total

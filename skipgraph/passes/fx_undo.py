@@ -1,0 +1,281 @@
+"""The way back: laws 3, 2 and 1 from right to left, on a graph that was rewritten, with the weights that it has now.
+
+Sites are found again by the layers that were cut, which bear their names wherever the model went meanwhile (through a
+source file, say), and by what stands around them.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import fx, nn
+
+from skipgraph.capture import Captured
+from skipgraph.errors import PlanError
+from skipgraph.ops.cuts import cut_of_function, cut_of_module
+from skipgraph.passes.fx_undo_sum import take_back_sum
+from skipgraph.passes.record import ConcatRecord, Record, StepRecord, SumRecord
+from skipgraph.passes.surgery import uncut
+
+_ADDITIONS = {operator.add, operator.iadd, torch.add, "add", "add_"}
+
+
+class Undoing:
+    """Takes back the sites of one graph.
+
+    Parameters
+    ----------
+    captured : Captured
+        The owner; its cut layers are put together again when the first graph asks for them.
+    graph : torch.fx.Graph
+        Edited in place.
+    """
+
+    def __init__(self, captured: Captured, graph: fx.Graph) -> None:
+        self.captured = captured
+        self.graph = graph
+        self.restored: dict[str, fx.Node] = {}  # site -> its concat
+        self._modules: dict[str, list[fx.Node]] = {}
+        for node in graph.nodes:
+            if node.op == "call_module":
+                self._modules.setdefault(str(node.target), []).append(node)
+
+    def take_back(self, record: ConcatRecord) -> None:
+        """Take back one site; later sites come first.
+
+        Raises
+        ------
+        PlanError
+            If the graph does not have what the record says.
+        """
+        parts = self._located(record)
+        operands = parts[0]
+        at = self._first_reader(record, parts)
+        whole: dict[int, fx.Node] = {0: self._concat(operands, record, at)}
+        self.restored[record.id] = whole[0]
+        for number, step in enumerate(record.steps, 1):
+            if step.law == "flatten":
+                self._nest(step, parts, whole)
+                continue
+            if number not in parts:
+                raise PlanError(f"no part of {step.call} of {record.id} is found in the model", _REMEDY)
+            end = self._sum_of(parts[number]) if step.law == "split" else None
+            made = self._whole(step, parts, whole, parts[number], end or parts[number][-1])
+            if end is not None:
+                end.replace_all_uses_with(made)
+                self.sweep(end)
+            whole[number] = made
+        for node in whole.values():
+            if not node.users and node.op != "output":
+                self.sweep(node)
+
+    # -- where the parts are -----------------------------------------------------------------------------------------
+
+    def _located(self, record: ConcatRecord) -> dict[int, list[fx.Node]]:
+        """The parts of every step by its number; those of step 0 are the operands of the concat."""
+        parts: dict[int, list[fx.Node]] = {}
+        count = len(record.widths)
+        for number, step in reversed([*enumerate(record.steps, 1)]):
+            if step.law == "split":
+                parts[number] = self._layer_parts(step, count)
+            elif step.law == "flatten" and step.site in self.restored:
+                joined = list(self.restored[step.site].args[0])  # type: ignore[arg-type]
+                for read in step.reads:
+                    parts.setdefault(read, joined[step.place : step.place + count])
+            if number not in parts or step.law == "flatten":
+                continue
+            for place, read in enumerate(step.reads):
+                parts.setdefault(read, [self._data(part, step, place) for part in parts[number]])
+        if 0 not in parts:
+            raise PlanError(f"the operands of {record.id} are not found in the model", _REMEDY)
+        return parts
+
+    def _layer_parts(self, step: StepRecord, count: int) -> list[fx.Node]:
+        if step.module is not None:
+            found = [self._modules.get(f"{step.module}.{number}", []) for number in range(count)]
+            if any(len(calls) != 1 for calls in found):
+                raise PlanError(f"the model does not call all parts of {step.module} once", _REMEDY)
+            return [calls[0] for calls in found]
+        cut, names = cut_of_function(step.function, contracts=True) or (None, ())
+        groups: dict[fx.Node, list[tuple[int, fx.Node]]] = {}
+        for node in self.graph.nodes:
+            if cut is not None and node.target == step.function:
+                weight = dict(zip(names, node.args, strict=False)).get("weight", node.kwargs.get("weight"))
+                if isinstance(weight, fx.Node) and weight.target == "narrow":
+                    groups.setdefault(_bare(weight.args[0]), []).append((int(weight.args[2]), node))  # type: ignore[arg-type]
+        for weight, calls in groups.items():
+            if len(calls) == count and (step.weight is None or weight.target == step.weight):
+                return [node for _, node in sorted(calls, key=lambda pair: pair[0])]
+        raise PlanError(f"the parts of {step.call} are not found in the model", _REMEDY)
+
+    def _data(self, part: fx.Node, step: StepRecord, place: int) -> fx.Node:
+        data = [one for one in _inputs(part) if one.target != "narrow" and one.op != "get_attr"]
+        node = data[min(place, len(data) - 1)]
+        copied = node.target in ("clone", torch.clone) and len(node.users) == 1 and step.in_place
+        return node.all_input_nodes[0] if copied else node
+
+    def _first_reader(self, record: ConcatRecord, parts: Mapping[int, list[fx.Node]]) -> fx.Node:
+        """The first node that stands behind all operands and in front of all that reads the concat."""
+        order = {node: place for place, node in enumerate(self.graph.nodes)}
+        last = max(parts[0], key=order.__getitem__)
+        return last.next
+
+    # -- laws from right to left -------------------------------------------------------------------------------------
+
+    def _concat(self, operands: Sequence[fx.Node], record: ConcatRecord, at: fx.Node) -> fx.Node:
+        for node in self.graph.nodes:  # equal concats of equal operands are one
+            if node.target is torch.cat and list(node.args[0]) == list(operands):
+                return node
+        with self.graph.inserting_before(at):
+            made = self.graph.call_function(torch.cat, (list(operands), record.axis))
+        shape = list(operands[0].meta["shape"])
+        shape[record.axis] = sum(record.widths)
+        made.meta = {"shape": tuple(shape), "scope": record.scope}
+        return made
+
+    def _nest(self, step: StepRecord, parts: Mapping[int, list[fx.Node]], whole: Mapping[int, fx.Node]) -> None:
+        """Law 1: ``cat(a, b, c) = cat(cat(a, b), c)``."""
+        for read in step.reads:
+            run = parts.get(read)
+            if run is None or read not in whole:
+                continue
+            outer = self.restored.get(step.site) or self._joining(run)
+            if outer is None:
+                continue
+            joined = list(outer.args[0])  # type: ignore[arg-type]
+            for start in range(len(joined) - len(run) + 1):
+                if joined[start : start + len(run)] == run:
+                    outer.args = ([*joined[:start], whole[read], *joined[start + len(run) :]], *outer.args[1:])
+                    break
+
+    def _joining(self, run: Sequence[fx.Node]) -> fx.Node | None:
+        for user in run[0].users:
+            if user.target is torch.cat and len(user.args[0]) > len(run):  # type: ignore[arg-type]
+                return user
+        return None
+
+    def _whole(
+        self, step: StepRecord, parts: Mapping[int, list[fx.Node]], whole: Mapping[int, fx.Node],
+        of: Sequence[fx.Node], at: fx.Node,
+    ) -> fx.Node:  # fmt: skip
+        """Laws 2 and 3: the call that ``of`` are the parts of, on the concats of what they read."""
+        first = of[0]
+        target: Any = first.target
+        if first.op == "call_module" and step.module is not None:
+            target = self._module(step.module, len(of), contracts=step.law == "split")
+        reads = {self._data(first, step, place): whole[read] for place, read in enumerate(step.reads)}
+
+        def joined(argument: fx.Node) -> fx.Node:
+            if argument in reads:
+                return reads[argument]
+            copied = argument.target in ("clone", torch.clone) and argument.all_input_nodes[0] in reads
+            if copied:
+                return reads[argument.all_input_nodes[0]]
+            return _bare(argument) if argument.target == "narrow" else argument
+
+        with self.graph.inserting_before(at):
+            args, kwargs = fx.map_arg(first.args, joined), fx.map_arg(first.kwargs, joined)
+            args, kwargs = self._summed(step, of, args, kwargs)
+            made = self.graph.create_node(first.op, target, args, kwargs)
+        made.meta = {**at.meta}
+        return made
+
+    def _summed(self, step: StepRecord, of: Sequence[fx.Node], args: Any, kwargs: Any) -> tuple[Any, Any]:
+        """Counts of channels and groups, and sizes, of the whole call."""
+        known = cut_of_function(of[0].target, contracts=step.law == "split") if of[0].op == "call_function" else None
+        names = known[1] if known else ()
+        counts = known[0].counts if known else ()
+        args = tuple(
+            sum(part.args[place] for part in of) if place < len(names) and names[place] in counts else value  # type: ignore[misc]
+            for place, value in enumerate(args)
+        )
+        kwargs = {
+            name: sum(part.kwargs[name] for part in of) if name in counts else value  # type: ignore[misc]
+            for name, value in kwargs.items()
+        }
+        if step.size_place is not None:
+            flat = list(args[1]) if isinstance(args[1], (list, tuple)) else list(args[1:])
+            if flat[step.size_place] != -1:
+                flat[step.size_place] = sum(step.after.widths)
+            args = (args[0], type(args[1])(flat)) if isinstance(args[1], (list, tuple)) else (args[0], *flat)
+        return args, kwargs
+
+    def _module(self, path: str, count: int, *, contracts: bool) -> str:
+        """The path of a layer that is whole again."""
+        module = self.captured.get_submodule(path)
+        if isinstance(module, nn.ModuleList):
+            parts = [self.captured.get_submodule(f"{path}.{number}") for number in range(count)]
+            cut = cut_of_module(parts[0], contracts=contracts)
+            assert cut is not None
+            totals = {name: sum(getattr(part, name) for part in parts) for name in cut.counts}
+            self.captured.set_submodule(path, uncut(parts, cut, totals))
+        return path
+
+    def _sum_of(self, terms: Sequence[fx.Node]) -> fx.Node:
+        """The end of the additions that add up ``terms`` and nothing else."""
+        reached = set(terms)
+        end = terms[0]
+        while True:
+            following = [
+                user for user in end.users if user.target in _ADDITIONS and set(_inputs(user)) <= reached | {end}
+            ]
+            if not following:
+                break
+            end = following[0]
+            reached.add(end)
+        if len(terms) > 1 and end in terms:
+            raise PlanError(f"the products from {terms[0].target} on are not added up", _REMEDY)
+        return end
+
+    def sweep(self, node: fx.Node) -> None:
+        """Take out a node that nobody reads, and what it alone was there for."""
+        inputs = node.all_input_nodes
+        self.graph.erase_node(node)
+        for one in inputs:
+            if not one.users and not one._erased and one.op != "placeholder":
+                self.sweep(one)
+
+
+_REMEDY = "Give the directory as it was emitted, or the plan that belongs to this model."
+
+
+def _inputs(node: fx.Node) -> list[fx.Node]:
+    """The nodes among the arguments, in order, repeated ones each time."""
+    found: list[fx.Node] = []
+    fx.map_arg((node.args, node.kwargs), lambda one: found.append(one) or one)  # type: ignore[func-returns-value]
+    return found
+
+
+def _bare(tensor: Any) -> fx.Node:
+    """What a narrowed tensor was narrowed from."""
+    node = tensor
+    while node.target == "narrow":
+        node = node.args[0]
+    return node  # type: ignore[no-any-return]
+
+
+def undo(model: Captured, records: Mapping[bool, Sequence[Record]]) -> Captured:
+    """The original of a rewritten model, from the weights that it has now; ``model`` is left as it is.
+
+    Raises
+    ------
+    PlanError
+        If the model does not have what ``records`` say.
+    """
+    new = model.copy()
+    done: set[int] = set()
+    for training, graph in new.graphs.items():
+        if id(graph) in done:
+            continue
+        done.add(id(graph))
+        undoing = Undoing(new, graph)
+        for record in reversed(records[training]):
+            if isinstance(record, SumRecord):
+                take_back_sum(undoing, record)
+            else:
+                undoing.take_back(record)
+    new.recompile()
+    return new

@@ -1,0 +1,122 @@
+"""What was done at a site, in words that outlive the graph: for ``plan.json``, for undoing, for another checkpoint."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from skipgraph.passes.channels import Channels
+
+
+@dataclass(frozen=True, slots=True)
+class StepRecord:
+    """One law at one call.
+
+    Attributes
+    ----------
+    law : str
+        ``"distribute"``, ``"split"`` or ``"flatten"``.
+    call : str
+        What the call was named.
+    reads : tuple of int
+        Numbers of the steps that it reads in parts, from 1; 0 is the concat.
+    after : Channels
+        Where the operands lie in what it makes.
+    module : str or None
+        Path of the layer that was cut.
+    function : callable, str or None
+        The function or method that was called.
+    weight : str or None
+        Path of the parameter whose slices the parts of a function read.
+    in_place : bool
+        It wrote over what it read.
+    size_place : int or None
+        Which of its sizes counts the channels.
+    site, place : str, int
+        Of a concat that was flattened into: its site, and the place of the first operand.
+    """
+
+    law: str
+    call: str
+    reads: tuple[int, ...]
+    after: Channels
+    module: str | None = None
+    function: Any = None
+    weight: str | None = None
+    in_place: bool = False
+    size_place: int | None = None
+    site: str = ""
+    place: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ConcatRecord:
+    """A concat that was taken apart.
+
+    ``widths`` are those of its operands along ``axis``, nested concats taken apart; ``scope`` are the calls of modules
+    that it was made in.
+    """
+
+    id: str
+    axis: int
+    widths: tuple[int, ...]
+    steps: tuple[StepRecord, ...] = ()
+    scope: tuple[tuple[str, int], ...] = ()
+    rewrite: str = "concat_to_sum"
+
+
+@dataclass(frozen=True, slots=True)
+class SumRecord:
+    """A sum that was merged: the paths of its terms' layers and norms, None for identities."""
+
+    id: str
+    axis: int
+    products: tuple[tuple[str | None, str | None], ...]
+    rewrite: str = "sum_to_concat"
+
+
+Record = ConcatRecord | SumRecord
+
+
+def to_json(record: Record) -> dict[str, Any]:
+    """Plain data for ``plan.json``."""
+    data = asdict(record)
+    for step in data.get("steps", ()):
+        function = step["function"]
+        if callable(function):
+            owner = "torch" if hasattr(importlib.import_module("torch"), function.__name__) else function.__module__
+            step["function"] = f"{owner}:{function.__name__}"
+        step["after"] = {"axis": step["after"][0], "widths": list(step["after"][1])}
+    return data
+
+
+def from_json(data: Mapping[str, Any]) -> Record:
+    """What `to_json` wrote."""
+    if data["rewrite"] == "sum_to_concat":
+        products = tuple((layer, norm) for layer, norm in data["products"])
+        return SumRecord(data["id"], data["axis"], products)
+    steps = tuple(
+        StepRecord(
+            **{
+                **step,
+                "reads": tuple(step["reads"]),
+                "after": Channels(step["after"]["axis"], tuple(step["after"]["widths"])),
+                "function": _function(step["function"]),
+            }
+        )
+        for step in data["steps"]
+    )
+    scope = tuple((path, number) for path, number in data["scope"])
+    return ConcatRecord(data["id"], data["axis"], tuple(data["widths"]), steps, scope)
+
+
+def _function(name: str | None) -> Any:
+    """A function of torch by its name; the name of a method is left as it is."""
+    if name is None or ":" not in name:
+        return name
+    module, function = name.split(":")
+    if module.split(".")[0] not in ("torch", "_operator"):
+        raise ValueError(f"{name} is no function of torch")
+    return getattr(importlib.import_module(module), function)

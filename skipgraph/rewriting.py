@@ -1,0 +1,337 @@
+"""The whole way from a model to a rewritten one: capture, find, plan, apply, verify."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import torch
+
+from skipgraph.capture import Captured, runnable
+from skipgraph.capture.trees import map_tensors, tensors
+from skipgraph.errors import CaptureError, NothingToRewriteError, PlanError, UsageError
+from skipgraph.graph import SkipGraph
+from skipgraph.passes import ConcatToSum, Match, Refusal, SumToConcat
+from skipgraph.passes.choose import SLOWER, worth_it
+from skipgraph.passes.concat_site import Site as ConcatSite
+from skipgraph.passes.fx_undo import undo as undone
+from skipgraph.passes.record import Record
+from skipgraph.passes.workbench import Inputs, Workbench, drawn
+from skipgraph.plan import Outcome, Plan, fingerprint, selected
+from skipgraph.sources.inputs import as_example
+from skipgraph.verify import Verification, verify
+
+Execution = Literal["model", "separate"]
+Rewrite = ConcatToSum | SumToConcat
+Progress = Callable[[str], None]
+
+
+@dataclass(slots=True)
+class Rewritten:
+    """A rewritten model, and everything that a report tells of it.
+
+    Attributes
+    ----------
+    model : Captured
+        An ordinary module with tensors of its own: it runs, trains, and can be saved.
+    original : Captured
+        The original, captured; it shares its tensors with the user's model.
+    plan : Plan
+        What was done.
+    before, after : SkipGraph
+        The graphs of both in evaluation, priced, each tensor freed at its last use.
+    verification : Verification or None
+        What was compared; None if it was not asked for.
+    inputs : tuple
+        The example inputs.
+    """
+
+    model: Captured
+    original: Captured
+    plan: Plan
+    before: SkipGraph
+    after: SkipGraph
+    verification: Verification | None
+    inputs: Inputs
+
+    def undo(self) -> Captured:
+        """The original again, by the algebra and from the weights that ``model`` has now."""
+        return undo(self.model, self.plan)
+
+
+def rewrite(
+    model: torch.nn.Module,
+    example_inputs: Any,
+    rewrite: Rewrite,
+    *,
+    only: Sequence[str] = (),
+    skip: Sequence[str] = (),
+    execution: Execution = "model",
+    verified: bool = True,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Rewritten:
+    """Rewrite the skips of a model, and prove that it still computes the same.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        With its weights; it is not changed.
+    example_inputs : tuple, list, dict or tensor
+        Positional inputs, keyword inputs, or the only input.
+    rewrite : ConcatToSum or SumToConcat
+        What to do.
+    only, skip : sequence of str
+        Patterns over ids of skips and merges and over module paths: see `skipgraph.plan.selected`.
+    execution : str
+        ``"separate"`` takes every concat away that can go; ``"model"`` those that are worth it by a model of cost:
+        see `skipgraph.passes.choose`.
+    verified : bool
+        Compare both models: see `skipgraph.verify.verify`.
+    seed : int
+        Of the inputs and weights that they are compared at.
+    progress : callable, optional
+        Told of what is being done.
+
+    Returns
+    -------
+    Rewritten
+
+    Raises
+    ------
+    CaptureError
+        If the model cannot be captured.
+    NothingToRewriteError
+        If a pattern matches nothing, or nothing can be rewritten.
+    VerificationError
+        If the rewritten model computes anything else.
+
+    Examples
+    --------
+    >>> import skipgraph, torch
+    >>> class Joining(torch.nn.Module):
+    ...     def __init__(self):
+    ...         super().__init__()
+    ...         self.a, self.b = torch.nn.Conv2d(3, 8, 3, padding=1), torch.nn.Conv2d(11, 4, 1)
+    ...
+    ...     def forward(self, x):
+    ...         return self.b(torch.cat([x, self.a(x).relu()], 1))
+    >>> result = skipgraph.rewrite(Joining(), torch.randn(1, 3, 8, 8), skipgraph.ConcatToSum())
+    >>> result.after.counts.concat, list(result.model.state_dict())[2:]
+    (0, ['b.0.weight', 'b.0.bias', 'b.1.weight'])
+    """
+    tell = progress or _ignore
+    inputs = as_example(example_inputs)
+    tell("capturing")
+    original = captured(model, inputs)
+    tell("rewriting")
+    result = _planned(original, inputs, rewrite, only, skip, execution)
+    if not any(outcome.status == "rewritten" for outcome in result.plan.outcomes):
+        reasons = list(dict.fromkeys(outcome.reason for outcome in result.plan.outcomes))
+        told = "; ".join(reasons[:3]) + ("; …" if len(reasons) > 3 else "")
+        raise NothingToRewriteError(
+            f"nothing to rewrite: {told or 'the model has no skip of that kind'}",
+            "See all merges and reasons with --dry-run, or by skipgraph inspect --what-if.",
+        )
+    if verified:
+        args, kwargs = inputs
+        result.verification = verify(
+            original, result.model, args, kwargs, result.plan.state_map, seed=seed, progress=tell
+        )
+    return result
+
+
+def planned(
+    model: torch.nn.Module,
+    example_inputs: Any,
+    rewrite: Rewrite,
+    *,
+    only: Sequence[str] = (),
+    skip: Sequence[str] = (),
+    execution: Execution = "model",
+) -> Rewritten:
+    """What `rewrite` would do, unverified, whether or not there is anything to rewrite."""
+    inputs = as_example(example_inputs)
+    return _planned(captured(model, inputs), inputs, rewrite, only, skip, execution)
+
+
+def captured(model: torch.nn.Module, inputs: Inputs) -> Captured:
+    """A model captured in both modes; with two samples where a batch norm cannot train on the one that is given."""
+    args, kwargs = inputs
+    try:
+        return runnable(model, args, kwargs)
+    except CaptureError:
+        if any(tensor.dim() == 0 or tensor.shape[0] != 1 for tensor in tensors(inputs)):
+            raise
+        args, kwargs = map_tensors(lambda tensor: torch.cat([tensor, tensor]), inputs)
+        return runnable(model, args, kwargs)
+
+
+def apply(model: torch.nn.Module, example_inputs: Any, plan: Plan, *, verified: bool = True) -> Rewritten:
+    """Rewrite another checkpoint of the same architecture as a plan says.
+
+    Raises
+    ------
+    PlanError
+        If the plan was made for another model.
+    """
+    if fingerprint(model) != plan.fingerprint:
+        raise PlanError(
+            "the plan was made for another model: names, shapes or dtypes of the tensors differ",
+            "Give the model that it was made for, with any of its checkpoints.",
+        )
+    options = dict(plan.options)
+    execution = options.pop("execution")
+    chosen = {outcome.id for outcome in plan.outcomes if outcome.status == "rewritten"}
+    kind: Any = ConcatToSum if plan.rewrite == ConcatToSum.name else SumToConcat
+    inputs = as_example(example_inputs)
+    result = _planned(captured(model, inputs), inputs, kind(**options), (), (), execution, exactly=chosen)
+    if result.plan.records != plan.records:
+        raise PlanError("the plan does not fit: the model's forward is another one", "Rewrite the model anew.")
+    if verified:
+        result.verification = verify(result.original, result.model, *inputs, result.plan.state_map)
+    return result
+
+
+def undo(model: Captured, plan: Plan) -> Captured:
+    """The original of a rewritten model, from the weights that it has now.
+
+    The algebra is read from right to left; nothing is taken from a stored copy.
+
+    Raises
+    ------
+    PlanError
+        If the model does not have the sites of the plan.
+    """
+    return undone(model, plan.records)
+
+
+def _planned(
+    original: Captured, inputs: Inputs, rewrite: Rewrite, only: Sequence[str], skip: Sequence[str],
+    execution: Execution, *, exactly: set[str] | None = None,
+) -> Rewritten:  # fmt: skip
+    if execution not in ("model", "separate"):
+        raise UsageError(f"unknown execution {execution!r}", "Use model or separate.")
+    before = drawn(original, inputs)
+    found = rewrite.find(before)
+    chosen, left = selected(found, before, only, skip, skips_only=isinstance(rewrite, ConcatToSum))
+    if exactly is not None:
+        chosen, left = [one for one in found if one.merge.id in exactly], []
+    if exactly is None:
+        chosen += _joining(chosen, [one for one in found if one.merge.id not in {out.id for out in left}])
+    ids = {one.merge.id for one in chosen}
+    kept: dict[str, str] = {}
+    result = _applied(original, inputs, rewrite, ids, kept)
+    sites = [one for one in chosen if isinstance(one, ConcatSite)]
+    if execution == "model" and exactly is None and sites:
+        kept = _kept(sites, before, result[1])
+        if kept:
+            result = _applied(original, inputs, rewrite, ids, kept)
+    bench, after, records, refused = result
+    outcomes = [*left, *(_outcome(one, rewrite, kept, refused) for one in chosen)]
+    order = {merge.id: place for place, merge in enumerate(before.merges)}
+    plan = Plan(
+        rewrite.name,
+        {**asdict(rewrite), "execution": execution},
+        fingerprint(original),
+        records,
+        bench.surgery.state_map,
+        tuple(sorted(outcomes, key=lambda outcome: order[outcome.id])),
+    )
+    return Rewritten(bench.captured, original, plan, before, after, None, inputs)
+
+
+def _joining(chosen: Sequence[Match | Refusal], found: Sequence[Match | Refusal]) -> list[Match | Refusal]:
+    """Concats that are no skips themselves, but join what chosen ones join with something else."""
+    more: list[Match | Refusal] = []
+    while True:
+        ids = {one.merge.id for one in (*chosen, *more)}
+        nested = {node for one in (*chosen, *more) if isinstance(one, ConcatSite) for node in one.concats}
+        new = [one for one in found if one.merge.id not in ids and nested & {one.merge.node, *one.merge.nodes}]
+        if not new:
+            return more
+        more += new
+
+
+def _kept(sites: Sequence[ConcatSite], before: SkipGraph, after: SkipGraph) -> dict[str, str]:
+    """Concats that stay although they could go, with the reason."""
+    target = after.cost.peak_bytes
+    smaller = target < before.cost.peak_bytes
+    wanted = worth_it(sites, target if smaller else before.cost.peak_bytes)
+    price = ConcatToSum().price
+    return {
+        site.merge.id: SLOWER.format(f"{price(site).bytes_moved:,}")
+        for site, worth in zip(sites, wanted, strict=True)
+        if not worth
+    }
+
+
+def _applied(
+    original: Captured,
+    inputs: Inputs,
+    rewrite: Rewrite,
+    ids: set[str],
+    kept: dict[str, str],
+    known: dict[str, Refusal] | None = None,
+) -> tuple[Workbench, SkipGraph, dict[bool, tuple[Record, ...]], dict[str, Refusal]]:
+    """The rewrite done to a copy: at the merges ``ids``, those in ``kept`` left out, wherever it can be."""
+    bench = Workbench(original.copy(), inputs, eval_only=getattr(rewrite, "eval_only", False))
+    sites = [
+        {one.merge.id: one for one in rewrite.find(mode.graph) if one.merge.id in ids and one.merge.id not in kept}
+        for mode in bench.modes
+    ]
+    refused = dict(known or {})
+    records: list[list[Record]] = [[] for _ in bench.modes]
+    for name, first in sites[0].items():
+        if name in refused:
+            continue
+        steps = []
+        for mode, its in zip(bench.modes, sites, strict=True):
+            one = its.get(name)
+            if one is None:
+                one = Refusal(first.merge, "blocked", first.merge.node, f"{name} is not there in training")
+            step = one if isinstance(one, Refusal) else rewrite.steps(one, mode.graph, mode.edits)  # type: ignore[arg-type]
+            if isinstance(step, Refusal):
+                refused[name] = step
+                break
+            steps.append((one, step))
+        else:
+            for mode, (one, step), done in zip(bench.modes, steps, records, strict=True):
+                done.append(rewrite.apply(one, step, mode.graph, mode.edits))  # type: ignore[arg-type]
+    stranded = _stranded(sites[0], refused)
+    if stranded:
+        return _applied(original, inputs, rewrite, ids, kept, refused | stranded)
+    bench.finish()
+    both = records if len(records) == 2 else [records[0], [] if getattr(rewrite, "eval_only", False) else records[0]]
+    after = drawn(bench.captured, inputs)
+    return bench, after, {False: tuple(both[0]), True: tuple(both[1])}, refused
+
+
+def _stranded(sites: dict[str, Any], refused: dict[str, Refusal]) -> dict[str, Refusal]:
+    """Concats that only later concats read, of which one stays: they would turn into no sum."""
+    staying = {}
+    rewritten = {node for name, site in sites.items() if name not in refused for node in site.merge.nodes}
+    for name, site in sites.items():
+        if isinstance(site, ConcatSite) and not site.layers and name not in refused:
+            later = next((node for node in site.concats if node not in rewritten), None)
+            if later is not None:
+                reason = f"{later}, which joins what {site.merge.node} joins, stays"
+                staying[name] = Refusal(site.merge, "blocked", later, reason)
+    return staying
+
+
+def _outcome(one: Match | Refusal, rewrite: Rewrite, kept: dict[str, str], refused: dict[str, Refusal]) -> Outcome:
+    name, skips = one.merge.id, tuple(skip.id for skip in one.merge.skips)
+    refusal = one if isinstance(one, Refusal) else refused.get(name)
+    if refusal is not None:
+        return Outcome(name, skips, "refused", refusal.reason, refusal.node)
+    assert isinstance(one, Match)
+    delta = rewrite.price(one)  # type: ignore[arg-type]
+    if name in kept:
+        return Outcome(name, skips, "kept", kept[name], delta=delta)
+    return Outcome(name, skips, "rewritten", one.reason, delta=delta)
+
+
+def _ignore(text: str) -> None:
+    """Nobody wants to be told."""
