@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -16,11 +16,13 @@ from skipgraph.passes import ConcatToSum, Match, Refusal, SumToConcat
 from skipgraph.passes.choose import SLOWER, worth_it
 from skipgraph.passes.concat_site import Site as ConcatSite
 from skipgraph.passes.fx_undo import undo as undone
+from skipgraph.passes.inference import for_inference
 from skipgraph.passes.record import Record
 from skipgraph.passes.workbench import Inputs, Workbench, drawn
 from skipgraph.plan import Outcome, Plan, fingerprint, selected
 from skipgraph.sources.inputs import as_example
 from skipgraph.verify import Verification, verify
+from skipgraph.verify.folded import check_inference
 
 Execution = Literal["model", "separate"]
 Rewrite = ConcatToSum | SumToConcat
@@ -39,8 +41,11 @@ class Rewritten:
         The original, captured; it shares its tensors with the user's model.
     plan : Plan
         What was done.
+    as_it_runs : SkipGraph
+        The graph of the user's own model in evaluation, priced.
     before, after : SkipGraph
-        The graphs of both in evaluation, priced, each tensor freed at its last use.
+        The graphs of ``original`` and ``model``, each tensor freed at its last use: what differs between them is due
+        to the rewrite alone.
     verification : Verification or None
         What was compared; None if it was not asked for.
     inputs : tuple
@@ -50,6 +55,7 @@ class Rewritten:
     model: Captured
     original: Captured
     plan: Plan
+    as_it_runs: SkipGraph
     before: SkipGraph
     after: SkipGraph
     verification: Verification | None
@@ -68,6 +74,7 @@ def rewrite(
     only: Sequence[str] = (),
     skip: Sequence[str] = (),
     execution: Execution = "model",
+    inference: bool = False,
     verified: bool = True,
     seed: int = 0,
     progress: Progress | None = None,
@@ -87,6 +94,8 @@ def rewrite(
     execution : str
         ``"separate"`` takes every concat away that can go; ``"model"`` those that are worth it by a model of cost:
         see `skipgraph.passes.choose`.
+    inference : bool
+        Make a model that only infers: see `skipgraph.passes.inference.for_inference`.
     verified : bool
         Compare both models: see `skipgraph.verify.verify`.
     seed : int
@@ -126,7 +135,7 @@ def rewrite(
     tell("capturing")
     original = captured(model, inputs)
     tell("rewriting")
-    result = _planned(original, inputs, rewrite, only, skip, execution)
+    result = _planned(model, original, inputs, rewrite, only, skip, execution)
     if not any(outcome.status == "rewritten" for outcome in result.plan.outcomes):
         reasons = list(dict.fromkeys(outcome.reason for outcome in result.plan.outcomes))
         told = "; ".join(reasons[:3]) + ("; …" if len(reasons) > 3 else "")
@@ -139,6 +148,9 @@ def rewrite(
         result.verification = verify(
             original, result.model, args, kwargs, result.plan.state_map, seed=seed, progress=tell
         )
+    if inference:
+        tell("folding for inference")
+        _infer(result, verified=verified, seed=seed)
     return result
 
 
@@ -150,10 +162,14 @@ def planned(
     only: Sequence[str] = (),
     skip: Sequence[str] = (),
     execution: Execution = "model",
+    inference: bool = False,
 ) -> Rewritten:
     """What `rewrite` would do, unverified, whether or not there is anything to rewrite."""
     inputs = as_example(example_inputs)
-    return _planned(captured(model, inputs), inputs, rewrite, only, skip, execution)
+    result = _planned(model, captured(model, inputs), inputs, rewrite, only, skip, execution)
+    if inference:
+        _infer(result, verified=False, seed=0)
+    return result
 
 
 def captured(model: torch.nn.Module, inputs: Inputs) -> Captured:
@@ -182,15 +198,17 @@ def apply(model: torch.nn.Module, example_inputs: Any, plan: Plan, *, verified: 
             "Give the model that it was made for, with any of its checkpoints.",
         )
     options = dict(plan.options)
-    execution = options.pop("execution")
+    execution, inference = options.pop("execution"), options.pop("inference")
     chosen = {outcome.id for outcome in plan.outcomes if outcome.status == "rewritten"}
     kind: Any = ConcatToSum if plan.rewrite == ConcatToSum.name else SumToConcat
     inputs = as_example(example_inputs)
-    result = _planned(captured(model, inputs), inputs, kind(**options), (), (), execution, exactly=chosen)
+    result = _planned(model, captured(model, inputs), inputs, kind(**options), (), (), execution, exactly=chosen)
     if result.plan.records != plan.records:
         raise PlanError("the plan does not fit: the model's forward is another one", "Rewrite the model anew.")
     if verified:
         result.verification = verify(result.original, result.model, *inputs, result.plan.state_map)
+    if inference:
+        _infer(result, verified=verified, seed=0)
     return result
 
 
@@ -204,11 +222,16 @@ def undo(model: Captured, plan: Plan) -> Captured:
     PlanError
         If the model does not have the sites of the plan.
     """
+    if plan.options["inference"]:
+        raise PlanError(
+            "the model was rewritten for inference: its batch norms are folded into the weights, which cannot be undone",
+            "Rewrite without --inference what is to be undone.",
+        )
     return undone(model, plan.records)
 
 
 def _planned(
-    original: Captured, inputs: Inputs, rewrite: Rewrite, only: Sequence[str], skip: Sequence[str],
+    model: torch.nn.Module, original: Captured, inputs: Inputs, rewrite: Rewrite, only: Sequence[str], skip: Sequence[str],
     execution: Execution, *, exactly: set[str] | None = None,
 ) -> Rewritten:  # fmt: skip
     if execution not in ("model", "separate"):
@@ -233,13 +256,23 @@ def _planned(
     order = {merge.id: place for place, merge in enumerate(before.merges)}
     plan = Plan(
         rewrite.name,
-        {**asdict(rewrite), "execution": execution},
+        {**asdict(rewrite), "execution": execution, "inference": False},
         fingerprint(original),
         records,
         bench.surgery.state_map,
         tuple(sorted(outcomes, key=lambda outcome: order[outcome.id])),
     )
-    return Rewritten(bench.captured, original, plan, before, after, None, inputs)
+    return Rewritten(bench.captured, original, plan, drawn(model, inputs), before, after, None, inputs)
+
+
+def _infer(result: Rewritten, *, verified: bool, seed: int) -> None:
+    """Put the form for inference in the place of the rewritten model."""
+    algebra = result.model
+    result.model = for_inference(algebra, result.inputs)
+    result.after = drawn(result.model, result.inputs)
+    result.plan = replace(result.plan, options={**result.plan.options, "inference": True})
+    if verified:
+        check_inference(result.original, algebra, result.inputs, result.plan.state_map, for_inference, seed=seed)
 
 
 def _joining(chosen: Sequence[Match | Refusal], found: Sequence[Match | Refusal]) -> list[Match | Refusal]:

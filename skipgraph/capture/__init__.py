@@ -1,6 +1,6 @@
 """From a module and its inputs to a `Program`."""
 
-from skipgraph.capture.runnable import Captured, runnable
+from skipgraph.capture.runnable import Captured, copied, runnable
 from skipgraph.capture.tracer import capture
 
-__all__ = ["Captured", "capture", "runnable"]
+__all__ = ["Captured", "capture", "copied", "runnable"]

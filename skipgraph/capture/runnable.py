@@ -97,11 +97,7 @@ class Captured(torch.nn.Module):
     def copy(self) -> Captured:
         """A model of its own, tensors and graphs: what is done to either leaves the other alone."""
         new = copy.deepcopy(self)
-        copies: dict[int, fx.Graph] = {}
-        for graph in self.graphs.values():
-            if id(graph) not in copies:
-                copies[id(graph)] = ScopedGraph()
-                copies[id(graph)].output(copies[id(graph)].graph_copy(graph, {}))
+        copies = {id(graph): copied(graph) for graph in self.graphs.values()}
         new.graphs = {mode: copies[id(graph)] for mode, graph in self.graphs.items()}
         new.recompile()
         return new
@@ -113,6 +109,14 @@ class Captured(torch.nn.Module):
         for name, value in self.__dict__.items():
             new.__dict__[name] = shared[name] if name in shared else copy.deepcopy(value, memo)
         return new
+
+
+def copied(graph: fx.Graph) -> ScopedGraph:
+    """A graph of the same nodes, with the same names, that can be edited on its own."""
+    new = ScopedGraph()
+    result = new.graph_copy(graph, {})
+    new.output(result)
+    return new
 
 
 class _Steps(fx.Interpreter):

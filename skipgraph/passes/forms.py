@@ -41,18 +41,54 @@ def add_in_bands(total: torch.Tensor, x: torch.Tensor, convolution: torch.nn.Mod
 
     The result of the convolution is never held as a whole. For inference: autograd cannot follow it.
     """
-    (kernel, *_), (stride, *_) = convolution.kernel_size, convolution.stride
-    (padding, *rest), (dilation, *_) = convolution.padding, convolution.dilation
-    reach, height = dilation * (kernel - 1) + 1, x.shape[2]
+    height = x.shape[2]
     for first in range(0, total.shape[2], rows):
-        last = min(first + rows, total.shape[2]) - 1
-        start, stop = first * stride - padding, last * stride - padding + reach
+        last = min(first + rows, total.shape[2])
+        start, stop = rows_read(convolution, first, last)
         band = x[:, :, max(start, 0) : min(stop, height)]
-        above, below = max(-start, 0), max(stop - height, 0)
-        if above or below:
-            band = F.pad(band, [0, 0] * len(rest) + [above, below])
-        part = torch.conv2d(
-            band, convolution.weight, convolution.bias, convolution.stride, (0, *rest), convolution.dilation
-        )
-        total[:, :, first : last + 1] += part
+        add_band(total, band, convolution, first, last, max(-start, 0), max(stop - height, 0))
     return total
+
+
+def add_upsampled_in_bands(
+    total: torch.Tensor, x: torch.Tensor, upsampling: torch.nn.Module, convolution: torch.nn.Module, rows: int
+) -> torch.Tensor:
+    """Add a convolution of an upsampled x to ``total``, in place, ``rows`` rows of the result at a time.
+
+    ``upsampling`` is a transposed convolution whose stride is its kernel, so that each row of x makes rows of its own;
+    those that two bands read are made twice. Neither result is ever held as a whole. For inference.
+    """
+    scale = upsampling.stride[0]
+    height = x.shape[2] * scale
+    for first in range(0, total.shape[2], rows):
+        last = min(first + rows, total.shape[2])
+        start, stop = rows_read(convolution, first, last)
+        top, bottom = max(start, 0), min(stop, height)
+        source = x[:, :, top // scale : -(-bottom // scale)]
+        band = upsampling(source)[:, :, top % scale : top % scale + bottom - top]
+        add_band(total, band, convolution, first, last, max(-start, 0), max(stop - height, 0))
+    return total
+
+
+def rows_read(convolution: torch.nn.Module, first: int, last: int) -> tuple[int, int]:
+    """Return which rows of its input the rows from ``first`` to before ``last`` of a convolution's result need."""
+    stride, padding = convolution.stride[0], convolution.padding[0]
+    reach = convolution.dilation[0] * (convolution.kernel_size[0] - 1) + 1
+    return first * stride - padding, (last - 1) * stride - padding + reach
+
+
+def add_band(
+    total: torch.Tensor, band: torch.Tensor, convolution: torch.nn.Module, first: int, last: int, above: int, below: int
+) -> None:
+    """Add the convolution of a band, with rows of zeros ``above`` and ``below`` it, to rows of ``total``."""
+    if above or below:
+        band = F.pad(band, (0, 0, above, below))
+    total[:, :, first:last] += F.conv2d(
+        band,
+        convolution.weight,
+        convolution.bias,
+        convolution.stride,
+        (0, convolution.padding[1]),
+        convolution.dilation,
+        convolution.groups,
+    )

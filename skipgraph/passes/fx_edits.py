@@ -309,9 +309,7 @@ class FxEdits:
 
     def is_sum(self, call: str) -> bool:
         """Whether a call adds two tensors, and does nothing else."""
-        node = self._nodes.get(call)
-        plain = node is not None and _function(node) in _SUMS and len(node.args) == 2 and not node.kwargs
-        return plain and all(isinstance(one, fx.Node) and "shape" in one.meta for one in node.args)
+        return plain_sum(self._nodes[call])
 
     def terms(self, total: str, adds: Sequence[str]) -> list[str]:
         """The calls that a sum of several calls adds up, in order."""
@@ -426,6 +424,12 @@ class FxEdits:
         node.meta["shape"] = shape
         self._nodes[node.name] = node
         self.made.add(node)
+
+
+def plain_sum(node: fx.Node) -> bool:
+    """Whether a node adds two tensors, and does nothing else."""
+    plain = node.target in _SUMS and len(node.args) == 2 and not node.kwargs
+    return plain and all(isinstance(one, fx.Node) and "shape" in one.meta for one in node.args)
 
 
 def _joined(concat: fx.Node) -> list[fx.Node]:

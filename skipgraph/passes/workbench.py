@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from torch import nn
+
 from skipgraph.capture import Captured, capture
 from skipgraph.cost import price
 from skipgraph.graph import SkipGraph, build
@@ -69,10 +71,10 @@ class Workbench:
         self.captured.recompile()
 
 
-def drawn(captured: Captured, inputs: Inputs, *, train: bool = False) -> SkipGraph:
-    """The graph of the operators of a captured model, its skips found, priced; every node knows its call."""
+def drawn(model: nn.Module, inputs: Inputs, *, train: bool = False) -> SkipGraph:
+    """The graph of the operators of a model, its skips found, priced; every node of a captured one knows its call."""
     args, kwargs = inputs
-    program = capture(captured, args, kwargs, train=train)
+    program = capture(model, args, kwargs, train=train)
     graph = build(program)
     find_skips(graph)
     price(graph, program)

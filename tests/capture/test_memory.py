@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from typing import Any
 
 import torch
@@ -141,3 +143,15 @@ def test_composites_hold_their_operators_together() -> None:
     assert composite.name == "scaled_dot_product_attention"
     assert len(composite.inputs) == 3
     assert composite.outputs == program.outputs
+
+
+def test_the_first_forward_of_a_process_keeps_no_more_than_the_second() -> None:
+    code = """
+import torch, skipgraph
+from torch import nn
+layers = [layer for _ in range(4) for layer in (nn.Conv2d(8, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU())]
+peaks = [skipgraph.trace(nn.Sequential(*layers), torch.empty(1, 8, 64, 64)).cost.peak_bytes for _ in range(2)]
+print(*peaks)
+"""
+    first, second = subprocess.check_output([sys.executable, "-c", code], text=True).split()
+    assert first == second

@@ -53,11 +53,8 @@ def test_prices_are_those_of_the_model_rewritten_by_hand(name: str, threads: int
         price, expected = SumToConcat().price(site), pair.delta()
     finally:
         torch.set_num_threads(before)
-    assert (price.flops, price.parameters, price.bytes_moved) == (
-        expected.flops,
-        expected.parameters,
-        expected.bytes_moved,
-    )
+    assert (price.flops, price.bytes_moved) == (expected.flops, expected.bytes_moved)
+    assert price.parameters == 0  # the one weight is laid out of those that are there
     assert price.peak_bytes == expected.peak_bytes
 
 

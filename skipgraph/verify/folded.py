@@ -1,0 +1,63 @@
+"""The form for inference against the original: outputs in evaluation, with the given weights and with redrawn ones."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from skipgraph.capture.runnable import Captured
+from skipgraph.capture.trees import map_tensors, tensors
+from skipgraph.errors import VerificationError
+from skipgraph.passes.state_map import StateMap
+from skipgraph.verify.compare import distance, size
+from skipgraph.verify.weights import carry, redraw
+
+Inputs = tuple[tuple[Any, ...], dict[str, Any]]
+_TOLERANCE = 1e-9  # folding multiplies every weight by a scale, one rounding more than a verified rewrite has
+
+
+def check_inference(
+    original: Captured,
+    algebra: Captured,
+    inputs: Inputs,
+    state_map: StateMap,
+    fold: Callable[[Captured, Inputs], Captured],
+    *,
+    seed: int = 0,
+) -> None:
+    """Show in float64 that what ``fold`` makes of a rewritten model still has the original's outputs.
+
+    Weights that are folded belong to no map of states: redrawn ones are given to the original, carried over to
+    ``algebra``, and folded again.
+
+    Raises
+    ------
+    VerificationError
+        Naming the weights, and by how much the outputs differ.
+    """
+    generator = torch.Generator().manual_seed(seed)
+
+    def drawn(tensor: torch.Tensor) -> torch.Tensor:
+        if not tensor.is_floating_point():
+            return tensor
+        return torch.randn(tensor.shape, generator=generator, dtype=torch.float64).to(tensor.device)
+
+    theirs, ours = original.copy().double().eval(), algebra.copy().double().eval()
+    for weights in ("given", "redrawn"):
+        if weights == "redrawn":
+            redraw(theirs, seed)
+        carry(theirs, ours, state_map)
+        args, kwargs = map_tensors(drawn, inputs)
+        with torch.no_grad():
+            wanted = list(tensors(theirs(*args, **kwargs)))
+            given = list(tensors(fold(ours, (args, kwargs))(*args, **kwargs)))
+        for a, b in zip(given, wanted, strict=True):
+            error = distance(a, b)
+            if error > _TOLERANCE * max(size(b), torch.finfo(torch.float64).tiny):
+                raise VerificationError(
+                    f"with {weights} weights, the outputs of the form for inference are off by {error:.3g}, "
+                    f"where the largest is {size(b):.3g}",
+                    "Please report it; without --inference the rewrite was verified.",
+                )
