@@ -83,6 +83,11 @@ class Captured(torch.nn.Module):
         given = [*args, *(kwargs[str(name)] for name in names[len(args) :])]
         return _Steps(self, graph, before).run(*given, enable_io_processing=False)
 
+    @property
+    def frozen_modes(self) -> set[str]:
+        """Submodules that stay in evaluation when the model trains."""
+        return set(self._exceptions[True])
+
     def train(self, mode: bool = True) -> Captured:
         """Set the mode, with the exceptions that the original makes (norms that it keeps frozen)."""
         super().train(mode)

@@ -41,13 +41,13 @@ def verify(
 
     In float64, with dropout at zero, on random inputs that are others each time:
 
-    =========  ==========================  =====================================================
+    =========  ==========================  ================================================================
     weights    mode                        inputs
-    =========  ==========================  =====================================================
-    given      the first of ``modes``      as the examples (in each mode, if no smaller is taken)
+    =========  ==========================  ================================================================
+    given      the first of ``modes``      as the examples (in each mode, if no smaller size is taken)
     given      each of ``modes``           4 of a smaller spatial size
-    redrawn    each of ``modes``           1 and 3 of the smaller size; and 4 of an odd size
-    =========  ==========================  =====================================================
+    redrawn    each of ``modes``           1 and 3 of the smaller size; 2 of an odd size, or one step larger
+    =========  ==========================  ================================================================
 
     Each time all outputs, all buffers after the forward, and all gradients of inputs and parameters are compared
     (`skipgraph.verify.compare.compare` says how, and what is done about rounding). Then the outputs once in the

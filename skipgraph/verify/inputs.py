@@ -88,17 +88,17 @@ def shapes(inputs: Inputs) -> tuple[tuple[int, ...], ...]:
 
 
 def smaller(inputs: Inputs) -> Iterator[dict[int, int]]:
-    """Other spatial sizes to try in turn: about half, in steps of 32, else one step more."""
+    """Smaller spatial sizes to try in turn: about half, in steps of 32 if there is so much."""
     for old in _spatial(inputs):
         yield {size: max(32, size // 64 * 32) if size > 32 else max(2, (size + 1) // 2) for size in old}
-    for old in _spatial(inputs):
-        yield {size: size + 32 for size in old}
 
 
-def rough(inputs: Inputs, base: dict[int, int]) -> Iterator[dict[int, int]]:
-    """Odd spatial sizes near ``base``."""
+def others(inputs: Inputs, base: dict[int, int]) -> Iterator[dict[int, int]]:
+    """More spatial sizes to try in turn: odd ones near ``base``, else one step more than the examples'."""
     for old in _spatial(inputs):
         yield {size: base.get(size, size) // 2 * 2 + 5 for size in old}
+    for old in _spatial(inputs):
+        yield {size: size + (32 if size > 32 else 16) for size in old}
 
 
 def _spatial(inputs: Inputs) -> Iterator[set[int]]:

@@ -11,7 +11,7 @@ from skipgraph.capture.runnable import Captured
 from skipgraph.capture.trees import map_tensors
 from skipgraph.errors import VerificationError
 from skipgraph.passes.state_map import StateMap
-from skipgraph.verify.inputs import Inputs, Sizes, draw, rough, smaller
+from skipgraph.verify.inputs import Inputs, Sizes, draw, others, smaller
 from skipgraph.verify.own_dtype import Errors, check_own_dtype, dtype_of
 from skipgraph.verify.pair import Pair, RefusedError, text_of
 from skipgraph.verify.precision import double, exactly, make_double, without_dropout
@@ -70,10 +70,10 @@ class Whole:
         """
         pair = self.pair
         with without_dropout(pair.before, pair.after):
-            small, odd = self._other_sizes()
+            small, other = self._other_sizes()
             for number, mode in enumerate(self._modes):
                 self._set(mode)
-                if number == 0 or not small:
+                if number == 0 or not small:  # the examples' own sizes may be large
                     self._check("given", Sizes(), mode)
                 self._check("given", Sizes(4, small), mode)
             self._own_dtype()
@@ -81,7 +81,7 @@ class Whole:
             carry(pair.before, pair.after, pair.state_map)
             for mode in self._modes:
                 self._set(mode)
-                for batch, sizes in ((1, small), (3, small), *([(4, odd)] if odd else [])):
+                for batch, sizes in ((1, small), (3, small), *([(2, other)] if other else [])):
                     self._check("redrawn", Sizes(batch, sizes), mode)
         if not pair.checks:
             reasons = "; ".join(dict.fromkeys(pair.skipped))
@@ -104,12 +104,12 @@ class Whole:
             self.pair.skipped.append(str(refused))
 
     def _other_sizes(self) -> tuple[dict[int, int], dict[int, int]]:
-        """A smaller and an odd spatial size that the original takes in evaluation; empty for the examples' own."""
+        """A smaller spatial size and another that the original takes in evaluation; empty for the examples' own."""
         small = self._accepted(smaller(self._inputs)) or {}
-        odd = self._accepted(rough(self._inputs, small)) or {}
-        if not small and not odd:
+        other = self._accepted(others(self._inputs, small)) or {}
+        if not small and not other:
             self.pair.skipped.append("other spatial sizes: the original takes none that were tried")
-        return small, odd
+        return small, other
 
     def _accepted(self, candidates: Iterator[dict[int, int]]) -> dict[int, int] | None:
         model = self.pair.before.eval()

@@ -70,9 +70,18 @@ def test_a_right_rewrite_passes() -> None:
 
 
 def test_a_bias_before_a_norm_has_a_gradient_of_noise_alone() -> None:
-    result = verified(dense())
-    assert result.noise_floor > 0
+    result = verified(dense(), tolerance=1e-14)
+    assert 0 < result.noise_floor < 1e-4  # of a millionth of the largest gradient
+    assert result.worst <= 1e-14
+    assert "or rounding noise" in result.summary
     assert verified(split(Dense(bias=False), torch.randn(1, 3, 8, 8))).worst < 1e-10
+
+
+def test_noise_hides_no_small_mistake() -> None:
+    rewrite = dense()
+    with torch.no_grad():
+        rewrite.after.get_submodule("conv")[0].weight[0, 0, 0, 0] += 1e-6
+    fails(rewrite, "output differs", tolerance=1e-14)
 
 
 # -- mistakes in what the parts hold ---------------------------------------------------------------------------------

@@ -1,0 +1,182 @@
+"""The ends of an emitted file: how the model is built and loaded, and its example inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from skipgraph.capture import Captured
+from skipgraph.emit.layout import wrapped
+from skipgraph.emit.literals import literal
+
+_SMALL = 16  # values that are written out
+SEPARATOR = "\0"
+
+_LOAD = '''def load(path=None, device="cpu", strict=True):
+    """Return the model with its weights: those beside this file, or those of a .safetensors file."""
+    from safetensors.torch import load_file
+
+    model = build()
+    weights = load_file(path or Path(__file__).with_name("weights.safetensors"))
+    {drop}model.load_state_dict(weights, strict=strict)
+    return model.to(device)
+'''
+
+
+def epilogue(captured: Captured, inputs: Any, alias_of: Mapping[str, str]) -> str:
+    """What stands in front of the classes, a separator, and what stands behind them."""
+    head = '__all__ = ["Model", "build", "example_inputs", "load", "model"]'
+    parts = [_structure(captured, alias_of), _build(captured), _load(captured), _examples(inputs), "model = build\n"]
+    return f"{head}{SEPARATOR}" + "\n\n\n".join(part.rstrip() for part in parts) + "\n"
+
+
+def _structure(captured: Captured, alias_of: Mapping[str, str]) -> str:
+    lines = ["def _structure():", "    model = Model()"]
+    for path, first in alias_of.items():
+        lines.append(f"    model.set_submodule({literal(path)}, model.get_submodule({literal(first)}))")
+    for name, first in _tied(captured):
+        owner, _, attribute = name.rpartition(".")
+        lines.append(
+            f"    model.get_submodule({literal(owner)}).{attribute} = model.get_parameter({literal(first)})"
+        )
+    dtypes = {one.dtype for one in captured.parameters() if one.is_floating_point()}
+    if len(dtypes) == 1 and (dtype := next(iter(dtypes))) != torch.float32:
+        lines.append(f"    model.to({dtype})")
+    images = [one for one in captured.parameters() if one.dim() == 4 and one.shape[1] > 1 and one[0, 0].numel() > 1]
+    if images and all(one.is_contiguous(memory_format=torch.channels_last) for one in images):
+        lines.append("    model.to(memory_format=torch.channels_last)")
+    frozen = [name for name, one in captured.named_parameters() if not one.requires_grad]
+    if frozen and len(frozen) == len(list(captured.named_parameters())):
+        lines.append("    model.requires_grad_(False)")
+    elif frozen:
+        lines += [
+            "    for name in (",
+            *[f"        {literal(name)}," for name in frozen],
+            "    ):",
+            "        model.get_parameter(name).requires_grad_(False)",
+        ]
+    return "\n".join([*lines, "    return model"])
+
+
+def _build(captured: Captured) -> str:
+    lines = ["def build():", '    """Return the model, with weights drawn at random."""', "    model = _structure()"]
+    large = False
+    for name, tensor in constants(captured):
+        if tensor.numel() <= _SMALL:
+            owner, _, attribute = name.rpartition(".")
+            place = f"model.get_submodule({literal(owner)})" if owner else "model"
+            value = f"torch.tensor({literal(tensor.tolist())}, dtype={tensor.dtype})"
+            lines.append(wrapped(f"    {place}.{attribute} = {value}"))
+        else:
+            large = True
+    if large:
+        lines += [
+            "    from safetensors.torch import load_file",
+            "",
+            '    tables = load_file(Path(__file__).with_name("tables.safetensors"))',
+            "    for name, table in tables.items():",
+            '        owner, _, attribute = name.rpartition(".")',
+            "        setattr(model.get_submodule(owner), attribute, table)",
+        ]
+    exceptions = sorted(captured.frozen_modes)
+    if exceptions:
+        lines += [
+            "    train = model.train",
+            "",
+            "    def train_but_frozen(mode=True):",
+            "        train(mode)",
+            "        for path in (",
+            *[f"            {literal(path)}," for path in exceptions],
+            "        ):",
+            "            model.get_submodule(path).training = False",
+            "        return model",
+            "",
+            "    model.train = train_but_frozen",
+        ]
+    return "\n".join([*lines, "    return model"])
+
+
+def _load(captured: Captured) -> str:
+    drop = ""
+    ties = list(_tied(captured, buffers=True))
+    for name, first in ties:
+        drop += f"weights[{literal(name)}] = weights[{literal(first)}]\n    "
+    return _LOAD.format(drop=drop)
+
+
+def _examples(inputs: Any) -> str:
+    args, kwargs = inputs
+    lines = ["def example_inputs():", '    """Return inputs of the shapes that the model was captured with."""']
+    if _has_floats(inputs):
+        lines.append("    generator = torch.Generator().manual_seed(0)")
+    value = _example(kwargs) if kwargs and not args else _example(tuple(args))
+    return "\n".join([*lines, wrapped(f"    return {value}")])
+
+
+def _has_floats(tree: Any) -> bool:
+    if isinstance(tree, torch.Tensor):
+        return tree.is_floating_point()
+    values = tree.values() if isinstance(tree, dict) else tree if isinstance(tree, (list, tuple)) else ()
+    return any(map(_has_floats, values))
+
+
+def _example(tree: Any) -> str:
+    if isinstance(tree, torch.Tensor):
+        dtype = "" if tree.dtype == torch.float32 else f", dtype={tree.dtype}"
+        if tree.is_floating_point():
+            return f"torch.randn({literal(tuple(tree.shape))}, generator=generator{dtype})"
+        return f"torch.zeros({literal(tuple(tree.shape))}{dtype})"
+    if isinstance(tree, dict):
+        return "{" + ", ".join(f"{literal(key)}: {_example(one)}" for key, one in tree.items()) + "}"
+    if isinstance(tree, tuple):
+        inner = ", ".join(map(_example, tree))
+        return f"({inner},)" if len(tree) == 1 else f"({inner})"
+    if isinstance(tree, list):
+        return "[" + ", ".join(map(_example, tree)) + "]"
+    return literal(tree)
+
+
+def constants(captured: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+    """Tensors that no state dict has, and the forward may read: non-persistent buffers and plain attributes."""
+    for path, module in captured.named_modules():
+        prefix = f"{path}." if path else ""
+        for name in module._buffers:
+            tensor = module._buffers[name]
+            if tensor is not None and name in module._non_persistent_buffers_set:
+                yield prefix + name, tensor
+        for name, value in vars(module).items():
+            if isinstance(value, torch.Tensor):
+                yield prefix + name, value
+
+
+def tables(captured: nn.Module) -> dict[str, torch.Tensor]:
+    """Those of `constants` that are too large to be written out: the content of ``tables.safetensors``."""
+    return {name: tensor for name, tensor in constants(captured) if tensor.numel() > _SMALL}
+
+
+def _tied(captured: nn.Module, *, buffers: bool = False) -> Iterator[tuple[str, str]]:
+    """Names of tensors that are others' too, with the first name; those of shared modules are none, unless asked."""
+    first: dict[int, str] = {}
+    named = captured.named_parameters(remove_duplicate=False)
+    modules: set[int] = set()
+    shared = {
+        path
+        for path, module in captured.named_modules(remove_duplicate=False)
+        if id(module) in modules or modules.add(id(module))  # type: ignore[func-returns-value]
+    }
+    for name, tensor in named:
+        if id(tensor) in first:
+            if buffers or not any(name.startswith(path + ".") for path in shared):
+                yield name, first[id(tensor)]
+        else:
+            first[id(tensor)] = name
+    if buffers:
+        seen: dict[int, str] = {}
+        persistent = captured.state_dict()
+        for name, tensor in captured.named_buffers(remove_duplicate=False):
+            if name in persistent and id(tensor) in seen:
+                yield name, seen[id(tensor)]
+            seen.setdefault(id(tensor), name)

@@ -1,0 +1,176 @@
+"""A rewrite as data, as Markdown, and as text for a terminal: what was done where, and what it changed."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import asdict
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from skipgraph.graph import SkipGraph
+from skipgraph.report import units
+from skipgraph.rewriting import Rewritten
+
+SCHEMA = "skipgraph.rewrite/1"
+_ROWS = (
+    ("flops", "multiply-adds", units.flops),
+    ("parameters", "parameters", units.count),
+    ("peak_bytes", "peak of activations", units.size),
+    ("bytes_moved", "bytes moved", units.size),
+    ("merges", "merges", str),
+    ("concat", "concat skips", str),
+    ("add", "additive skips", str),
+)
+_COLUMNS = {"before": "as it runs", "control": "same, freed early", "after": "rewritten"}
+_WHOLE_TENSORS = (
+    "Optimisers that work element by element (SGD, Adam) go on with their state, carried over by the state map. Those "
+    "that look at whole tensors (LAMB, Adafactor, Muon, clipping by tensor) see other tensors now."
+)
+
+
+def changes(result: Rewritten, emitted: SkipGraph | None = None, *, weights: str = "random") -> dict[str, Any]:
+    """What a rewrite did, as plain data.
+
+    Parameters
+    ----------
+    result : Rewritten
+    emitted : SkipGraph, optional
+        The graph of the source that is emitted, priced; without it the figures are those of ``result.model``.
+    weights : str
+        ``"random"``, ``"pretrained"`` or ``"file"``.
+
+    Returns
+    -------
+    dict
+        ``before`` is the user's model as it runs, ``control`` the same with each tensor freed at its last use, so that
+        freeing early is not credited to the rewrite; bytes, and multiply-adds.
+    """
+    plan = result.plan
+    notes = []
+    if weights == "random":
+        notes.append("The weights are randomly initialised: give --weights or --pretrained for a model of use.")
+    if plan.state_map.pieces:
+        notes.append(_WHOLE_TENSORS)
+    if plan.options["inference"]:
+        notes.append("For inference: batch norms are folded into the weights, and the model cannot train.")
+    verification = result.verification
+    notes += [f"Not compared: {reason}" for reason in verification.skipped] if verification is not None else []
+    return {
+        "schema": SCHEMA,
+        "spec": plan.spec,
+        "weights": weights,
+        "rewrite": plan.rewrite,
+        "options": plan.options,
+        "before": figures(result.as_it_runs),
+        "control": figures(result.before),
+        "after": figures(emitted if emitted is not None else result.after),
+        "merges": [asdict(outcome) for outcome in plan.outcomes],
+        "verification": None if verification is None else verification.as_json(),
+        "summary": "not verified" if verification is None else verification.summary,
+        "notes": notes,
+    }
+
+
+def figures(graph: SkipGraph) -> dict[str, Any]:
+    """The totals that a rewrite changes."""
+    counts = graph.counts
+    return {
+        "flops": graph.cost.flops,
+        "parameters": graph.cost.parameters,
+        "peak_bytes": graph.cost.peak_bytes,
+        "peak_node": graph.cost.peak_node,
+        "bytes_moved": bytes_moved(graph),
+        "merges": len(graph.merges),
+        **{name: getattr(counts, name) for name in ("skips", "add", "concat", "gated", "short", "long")},
+    }
+
+
+def bytes_moved(graph: SkipGraph) -> int:
+    """Bytes of activations that operators read and write, views apart."""
+    total = 0
+    for node, attributes in graph.nodes(data=True):
+        if attributes["op"] != "input" and not attributes.get("is_view"):
+            read = sum(graph.nodes[operand]["bytes_out"] for operand, _, _ in graph.in_edges(node, keys=True))
+            total += attributes["bytes_out"] + read
+    return total
+
+
+def markdown(data: dict[str, Any]) -> str:
+    """The text of ``report.md``."""
+    lines = [f"# {data['spec'] or 'The model'}, {_title(data)}", "", data["summary"] + ".", ""]
+    lines += ["| | " + " | ".join(_COLUMNS.values()) + " | rewritten / as it runs |", "|---|---|---|---|---|"]
+    lines += ["| " + " | ".join(row) + " |" for row in _rows(data)]
+    for status, title in _STATUSES.items():
+        found = [one for one in data["merges"] if one["status"] == status]
+        if found:
+            lines += ["", f"## {title} ({len(found)})", ""]
+            lines += [f"- `{one['id']}`: {one['reason']}{_delta(one, status)}." for one in found]
+    if data["notes"]:
+        lines += ["", "## Notes", "", *[f"- {note}" for note in data["notes"]]]
+    return "\n".join(lines) + "\n"
+
+
+def terminal(data: dict[str, Any], *, color: bool = False, width: int | None = None) -> str:
+    """The same for a terminal."""
+    console = Console(
+        file=io.StringIO(), width=max(60, width or 100), force_terminal=color, no_color=not color, highlight=False,
+        color_system="standard" if color else None, legacy_windows=False,
+    )  # fmt: skip
+    console.print(f"{data['spec'] or 'The model'}, {_title(data)}", style="bold", markup=False)
+    console.print(data["summary"] + "\n", markup=False)
+    table = Table(box=None, pad_edge=False)
+    for name in ("", *_COLUMNS.values(), "ratio"):
+        table.add_column(name, justify="left" if not name else "right")
+    for row in _rows(data):
+        table.add_row(*row)
+    console.print(table)
+    for status, title in _STATUSES.items():
+        found = [one for one in data["merges"] if one["status"] == status]
+        if found:
+            console.print(f"\n{title} ({len(found)})", style="bold")
+            for one in found:
+                console.print(f" • {one['id']}: {one['reason']}{_delta(one, status)}", markup=False)
+    for note in data["notes"]:
+        console.print(f"\n{note}", style="dim", markup=False)
+    text: str = console.file.getvalue()  # type: ignore[attr-defined]
+    return "\n".join(line.rstrip() for line in text.splitlines()) + "\n"
+
+
+_STATUSES = {
+    "rewritten": "Rewritten",
+    "kept": "Could be rewritten, and is not",
+    "refused": "Refused",
+    "excluded": "Left out",
+}
+
+
+def _title(data: dict[str, Any]) -> str:
+    arrow = {"concat_to_sum": "concats to projected sums", "sum_to_concat": "sums to concats"}[data["rewrite"]]
+    return f"{arrow} (execution {data['options']['execution']})" if data["rewrite"] == "concat_to_sum" else arrow
+
+
+def _rows(data: dict[str, Any]) -> list[tuple[str, ...]]:
+    rows = []
+    for key, name, shown in _ROWS:
+        values = [data[column][key] for column in _COLUMNS]
+        ratio = f"{values[2] / values[0]:.3f}" if values[0] and shown is not str else ""
+        rows.append((name, *(shown(value) for value in values), ratio))
+    return rows
+
+
+def _delta(one: dict[str, Any], status: str) -> str:
+    """What the rewrite of one merge alone would change, where it is done or could be."""
+    if status not in ("rewritten", "kept"):
+        return ""
+    delta = one["delta"]
+    parts = [
+        f"{'+' if delta[key] > 0 else '−'}{shown(abs(delta[key]))} {name}"
+        for key, name, shown in (
+            ("flops", "", units.flops), ("peak_bytes", "of the peak", units.size),
+            ("bytes_moved", "moved", units.size),
+        )
+        if delta[key]
+    ]  # fmt: skip
+    return f" ({', '.join(part.strip() for part in parts)} by itself)" if parts else ""
