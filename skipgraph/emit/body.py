@@ -6,6 +6,7 @@ import builtins
 import keyword
 import operator
 import re
+from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -15,13 +16,13 @@ from torch import fx, nn
 from skipgraph.capture import Captured
 from skipgraph.capture.remade import Rebuild
 from skipgraph.emit.layout import wrapped
-from skipgraph.emit.literals import AUGMENTED, INFIX, function_name, literal
-from skipgraph.emit.regions import Region
+from skipgraph.emit.literals import AUGMENTED, INFIX, METHODS, function_name, literal, telling
+from skipgraph.emit.regions import Region, is_numbered
 from skipgraph.errors import EmitError
 
 _GENERIC = ("x", "y", "z", "u", "v", "w")
 _TAKEN = {"self", "torch", "nn", "F", "math", "operator", *dir(builtins), *keyword.kwlist}
-_NO_ALLOCATION = {"size", "dim", "numel"}
+_HINTS = {"getitem": "part", "add": "total", "iadd": "total", "cat": "joined", "mul": "product", "unbind": "parts"}
 
 
 class Body:
@@ -115,7 +116,21 @@ class Body:
         follows = items.index(user) if user in items else -1
         if follows < 0 or user.target in AUGMENTED or node.target is operator.setitem or _acts(node):
             return False
-        return all(self._last.get(read, 0) >= follows or "shape" not in read.meta for read in node.all_input_nodes)
+        reads = self._written(node)
+        if any(self._last.get(read, 0) < follows and not _is_number(read) for read in reads):
+            return False
+        for read in reads:
+            self._last[read] = max(self._last.get(read, 0), follows)
+        return True
+
+    def _written(self, node: fx.Node) -> set[fx.Node]:
+        """The results whose names stand in the text of a call, those of inlined calls included."""
+        return {
+            name
+            for read in node.all_input_nodes
+            for name in (self._written(read) if read in self._inlined else {read})
+            if name.op != "get_attr"
+        }
 
     def _let_go(self, item: fx.Node | Region, place: int, *, final: bool) -> None:
         """Delete what is not needed any more and would outlive the next allocation."""
@@ -125,7 +140,10 @@ class Body:
         dead = [
             name
             for node, name in self._name.items()
-            if self._last.get(node, -1) <= place and name not in live and name not in self._held
+            if self._last.get(node, -1) <= place
+            and name not in live
+            and name not in self._held
+            and not _is_number(node)
         ]
         for name in dict.fromkeys(dead):
             self.lines.append(f"del {name}")
@@ -148,19 +166,19 @@ class Body:
 
     # -- names -------------------------------------------------------------------------------------------------------
 
-    def _new_name(
-        self, node: fx.Node, place: int, reads: Iterable[fx.Node], hint: str, avoid: list[str]
-    ) -> str:
+    def _new_name(self, node: fx.Node, place: int, reads: Iterable[fx.Node], hint: str, avoid: list[str]) -> str:
         """The name of a result: that of an operand which dies here, or a short one, or what it is the result of."""
         live = {self._name[one] for one, last in self._last.items() if last > place and one in self._name}
-        for read in reads:
+        for read in reads if "shape" in node.meta else ():
             name = self._name.get(read)
+            if self._root and name in self._held:
+                continue
             dies = name is not None and name not in live and "shape" in read.meta
             if name is not None and dies and name not in avoid:
                 self._name[node] = name
                 return name
         taken = live | set(self._name.values()) | set(avoid)
-        short = self._last.get(node, 0) <= place + 1
+        short = self._last.get(node, 0) <= place + 1 and "shape" in node.meta
         candidates = [*(_GENERIC if short or not hint else ()), hint or "value"]
         name = next((one for one in candidates if one not in taken), None)
         number = 1
@@ -173,7 +191,7 @@ class Body:
         if node.op == "call_module":
             return _hint(str(node.target))
         name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "value")
-        return _clean(str(name))
+        return _HINTS.get(str(name), _clean(str(name)))
 
     # -- expressions -------------------------------------------------------------------------------------------------
 
@@ -182,6 +200,8 @@ class Body:
             return f"{self._path(str(node.target))}({self._arguments(node.args, node.kwargs)})"
         if node.op == "call_method":
             owner, *rest = node.args
+            if node.target in METHODS and len(rest) == 1 and not node.kwargs:
+                return f"{self._operand(owner)} {METHODS[str(node.target)]} {self._operand(rest[0])}"
             return f"{self._operand(owner)}.{node.target}({self._arguments(rest, node.kwargs)})"
         target = node.target
         if target is getattr:
@@ -195,13 +215,22 @@ class Body:
         if target is operator.not_:
             return f"not {self._operand(node.args[0])}"
         if isinstance(target, Rebuild):
+            return self._rebuilt(target, node)
+        if isinstance(target, type) and issubclass(target, tuple):  # a named tuple, whose class belongs to somebody
+            return self._argument(tuple(node.args))
+        if getattr(target, "__module__", "").startswith("skipgraph."):
+            return f"{self._printed(target)}({self._arguments(node.args, node.kwargs)})"
+        return f"{function_name(target)}({self._arguments(node.args, telling(target, node.kwargs))})"
+
+    def _rebuilt(self, target: Rebuild, node: fx.Node) -> str:
+        """A result that is no plain container: a mapping or a dataclass becomes a dict."""
+        if target.rest is not None:
             raise EmitError(
                 f"the forward returns a {target.__name__}, whose class belongs to a library",
                 "Return tensors, tuples or dicts from the forward.",
             )
-        if getattr(target, "__module__", "").startswith("skipgraph."):
-            return f"{self._printed(target)}({self._arguments(node.args, node.kwargs)})"
-        return f"{function_name(target)}({self._arguments(node.args, node.kwargs)})"
+        parts = {name: value for name, value in node.kwargs.items() if value is not None or target.kind is OrderedDict}
+        return f"OrderedDict({self._argument(parts)})" if target.kind is OrderedDict else self._argument(parts)
 
     def _arguments(self, args: Iterable[Any], kwargs: dict[str, Any]) -> str:
         texts = [self._argument(one) for one in args]
@@ -249,9 +278,9 @@ class Body:
         relative = path.removeprefix(self._region.path + ".") if self._region.path else path
         text, module = "self", self._captured.get_submodule(self._region.path)
         for part in relative.split("."):
-            if isinstance(module, (nn.ModuleList, nn.Sequential, nn.ParameterList)) and part.isdigit():
+            if part.isdigit() and is_numbered(module):
                 text += f"[{part}]"
-            elif isinstance(module, (nn.ModuleDict, nn.ParameterDict)):
+            elif type(module) in (nn.ModuleDict, nn.ParameterDict):
                 text += f"[{literal(part)}]"
             elif part.isidentifier():
                 text += f".{part}"
@@ -269,6 +298,11 @@ def _nodes(tree: Any) -> list[fx.Node]:
     found: list[fx.Node] = []
     fx.map_arg(tree, lambda node: found.append(node) or node)  # type: ignore[func-returns-value]
     return found
+
+
+def _is_number(node: fx.Node) -> bool:
+    """Whether a call makes a size, or what is computed of sizes."""
+    return "shape" not in node.meta and (node.target in ("size", "dim", "numel") or node.target in INFIX)
 
 
 def _acts(node: fx.Node) -> bool:

@@ -112,7 +112,9 @@ class Classes:
                 argument_of[label] = same or _identifier(label, set(column_of))
                 column_of.setdefault(argument_of[label], texts)
         self.texts.append(_class_text(name, first, argument_of, list(column_of)))
-        value_of = {argument_of[label]: column for label, column in zip(names, columns, strict=True) if label in argument_of}
+        value_of = {
+            argument_of[label]: column for label, column in zip(names, columns, strict=True) if label in argument_of
+        }
         return [
             Call(name, [("", argument, value_of[argument][number]) for argument in column_of])
             for number in range(len(templates))
@@ -140,7 +142,9 @@ def _class_text(name: str, template: Template, argument_of: Mapping[str, str], a
         text = one if isinstance(one, str) else one.text(attribute, shown)
         target = f"self.{attribute}" if attribute.isidentifier() else ""
         lines.append(
-            wrapped(f"        {target} = {text}" if target else f"        self.add_module({literal(attribute)}, {text})")
+            wrapped(
+                f"        {target} = {text}" if target else f"        self.add_module({literal(attribute)}, {text})"
+            )
         )
     lines += [wrapped(f"        {line}") for line in template.extra]
     if template.forward:

@@ -39,9 +39,7 @@ def _structure(captured: Captured, alias_of: Mapping[str, str]) -> str:
         lines.append(f"    model.set_submodule({literal(path)}, model.get_submodule({literal(first)}))")
     for name, first in _tied(captured):
         owner, _, attribute = name.rpartition(".")
-        lines.append(
-            f"    model.get_submodule({literal(owner)}).{attribute} = model.get_parameter({literal(first)})"
-        )
+        lines.append(f"    model.get_submodule({literal(owner)}).{attribute} = model.get_parameter({literal(first)})")
     dtypes = {one.dtype for one in captured.parameters() if one.is_floating_point()}
     if len(dtypes) == 1 and (dtype := next(iter(dtypes))) != torch.float32:
         lines.append(f"    model.to({dtype})")
@@ -58,6 +56,8 @@ def _structure(captured: Captured, alias_of: Mapping[str, str]) -> str:
             "    ):",
             "        model.get_parameter(name).requires_grad_(False)",
         ]
+    if len(lines) == 2:
+        return f"{lines[0]}\n    return Model()"
     return "\n".join([*lines, "    return model"])
 
 
@@ -96,6 +96,8 @@ def _build(captured: Captured) -> str:
             "",
             "    model.train = train_but_frozen",
         ]
+    if len(lines) == 3:
+        return "\n".join([*lines[:2], "    return _structure()"])
     return "\n".join([*lines, "    return model"])
 
 

@@ -13,35 +13,40 @@ def wrapped(line: str) -> str:
     """
     if len(line) <= _WIDTH:
         return line
+    comma = "," if line.endswith(",") else ""
+    line = line.removesuffix(",")
+    colon = ":" if line.endswith(":") else ""
+    line = line.removesuffix(":")
     indent = " " * (len(line) - len(line.lstrip()))
     start = _outermost(line)
     if start is None:
-        return line
-    opened, inside, closed = line[: start + 1], line[start + 1 : -1], line[-1]
+        return line + colon + comma
+    opened, inside, closed = line[: start + 1], line[start + 1 : -1], line[-1] + colon + comma
+    arguments = split_arguments(inside)
+    if not arguments:
+        return line + colon + comma
     inner = f"{indent}    {inside}"
-    if len(inner) <= _WIDTH:
+    if len(inner) <= _WIDTH and (len(arguments) > 1 or _outermost(inside) is None or colon):
         return f"{opened}\n{inner}\n{indent}{closed}"
-    arguments = [wrapped(f"{indent}    {one},") for one in split_arguments(inside)]
-    return "\n".join([opened, *arguments, indent + closed])
+    last = "" if len(arguments) == 1 else ","
+    return "\n".join([opened, *(wrapped(f"{indent}    {one}{last}") for one in arguments), indent + closed])
 
 
 def _outermost(line: str) -> int | None:
     """Where the bracket opens that the line's last character closes."""
-    trailing = line[:-1] if line.endswith(",") else line
-    depth, quoted = 0, ""
+    quoted = ""
     opened: list[int] = []
-    for place, character in enumerate(trailing):
+    for place, character in enumerate(line):
         if quoted:
-            if character == quoted and trailing[place - 1] != "\\":
+            if character == quoted and line[place - 1] != "\\":
                 quoted = ""
         elif character in "\"'":
             quoted = character
         elif character in _PAIRS:
             opened.append(place)
-            depth += 1
         elif character in _PAIRS.values():
             start = opened.pop()
-            if place == len(trailing) - 1 and trailing is line:
+            if place == len(line) - 1:
                 return start
     return None
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 import operator
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -19,10 +20,8 @@ INFIX = {
     operator.lt: "<", operator.le: "<=", operator.gt: ">", operator.ge: ">=", operator.and_: "&", operator.or_: "|",
 }  # fmt: skip
 AUGMENTED = {operator.iadd: "+=", operator.isub: "-=", operator.imul: "*=", operator.itruediv: "/="}
-_RENAMED = {
-    "torch._C._set_grad_enabled": "torch.set_grad_enabled", "torch._C._nn.gelu": "F.gelu",
-    "torch.nn.functional.boolean_dispatch": "",
-}  # fmt: skip
+METHODS = {"add": "+", "sub": "-", "mul": "*", "div": "/", "matmul": "@"}
+_PRIVATE = "torch._C._nn."
 _KEYWORD = inspect.Parameter.POSITIONAL_OR_KEYWORD
 _PER_AXIS = {"kernel_size", "stride", "padding", "dilation", "output_padding", "output_size"}
 _SKIPPED = {"self", "device", "dtype", "_weight", "_freeze"}
@@ -72,7 +71,10 @@ def function_name(function: Any) -> str:
         If it belongs to somebody else.
     """
     name = _get_qualified_name(function)
-    name = _RENAMED.get(name, name)
+    if name == "torch._C._set_grad_enabled":
+        return "torch.set_grad_enabled"
+    if name.startswith(_PRIVATE) and hasattr(torch.nn.functional, name.removeprefix(_PRIVATE)):
+        return "F." + name.removeprefix(_PRIVATE)
     if name.startswith("torch.nn.functional."):
         return "F." + name.removeprefix("torch.nn.functional.")
     if name.startswith("torch."):
@@ -82,6 +84,19 @@ def function_name(function: Any) -> str:
     if name.startswith("_operator.") or getattr(function, "__module__", "") == "_operator":
         return "operator." + function.__name__
     raise EmitError(f"{name} is called, which is no function of torch", "Only calls of torch can be written out.")
+
+
+def telling(function: Any, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The keyword arguments of a call, those left out that say what the function does anyway."""
+    try:
+        parameters = inspect.signature(function).parameters
+    except (TypeError, ValueError):
+        return dict(given)
+    return {
+        name: value
+        for name, value in given.items()
+        if not name.startswith("_") and not (name in parameters and _same(value, parameters[name].default))
+    }
 
 
 def layer(module: nn.Module) -> tuple[str, list[tuple[str, Any]]]:
@@ -123,7 +138,9 @@ def _argument(module: nn.Module, parameter: inspect.Parameter) -> Any:
             return _collapsed(name, value)
     if parameter.default is not parameter.empty:
         return parameter.default
-    raise EmitError(f"the argument {name} of {type(module).__name__} cannot be read off it", "It cannot be written out.")
+    raise EmitError(
+        f"the argument {name} of {type(module).__name__} cannot be read off it", "It cannot be written out."
+    )
 
 
 def _collapsed(name: str, value: Any) -> Any:

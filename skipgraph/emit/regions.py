@@ -131,3 +131,12 @@ def is_chain(region: Region, module: nn.Module) -> bool:
         else:
             return False
     return region.outputs == [value]
+
+
+def is_numbered(module: nn.Module | None) -> bool:
+    """Whether a module is written as a list of its children: a ModuleList, or a Sequential without names."""
+    if type(module) in (nn.ModuleList, nn.ParameterList):
+        return True
+    if not isinstance(module, nn.Sequential) or module._parameters or module._buffers:
+        return False
+    return list(module._modules) == [str(number) for number in range(len(module._modules))]

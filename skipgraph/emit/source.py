@@ -16,7 +16,7 @@ from skipgraph.emit.body import Body
 from skipgraph.emit.classes import Call, Classes, Template, leaf, tensor_text
 from skipgraph.emit.epilogue import epilogue
 from skipgraph.emit.literals import literal
-from skipgraph.emit.regions import Region, is_chain, regions, to_dissolve
+from skipgraph.emit.regions import Region, is_chain, is_numbered, regions, to_dissolve
 from skipgraph.errors import EmitError
 from skipgraph.graph import build
 from skipgraph.passes import forms
@@ -122,13 +122,14 @@ class _Writer:
         self._define_all()
         body = "\n\n\n".join([*map(self._function_text, self.functions.values()), *self.classes.texts])
         tail = epilogue(self.captured, self.inputs, self.alias_of)
-        lines = [f'"""{title}', *(["", *notes] if notes else []), '"""', ""]
+        lines = [f'"""{title}', "", *notes, '"""', ""] if notes else [f'"""{title}"""', ""]
         imports = ["import torch"] if "torch." in body + tail else []
         extra = [f"import {name}" for name in ("math", "operator") if f"{name}." in body]
         if "F." in body:
             imports.append("import torch.nn.functional as F")
         imports.append("from torch import nn")
-        head = "\n".join([*lines, *(["from pathlib import Path"]), *extra, "", *imports])
+        early = ["from collections import OrderedDict"] if "OrderedDict(" in body else []
+        head = "\n".join([*lines, *extra, *early, "from pathlib import Path", "", *imports])
         return f"{head}\n\n{tail.split(chr(0))[0]}\n\n\n{body}\n\n\n{tail.split(chr(0))[1]}"
 
     # -- classes -----------------------------------------------------------------------------------------------------
@@ -166,23 +167,25 @@ class _Writer:
 
     def _is_leaf(self, path: str, module: nn.Module) -> bool:
         named = type(module).__module__.startswith(("torch.nn.", "torch.ao.nn."))
-        return named and path not in self.called and not isinstance(module, (*_CONTAINERS, nn.Sequential)) and not (
-            type(module).__module__.startswith("torch.nn.modules.transformer")
+        return (
+            named
+            and path not in self.called
+            and not isinstance(module, (*_CONTAINERS, nn.Sequential))
+            and not (type(module).__module__.startswith("torch.nn.modules.transformer"))
         )
 
     def _is_plain_container(self, path: str, module: nn.Module) -> bool:
         if type(module) in _CONTAINERS:
             return True
-        if not isinstance(module, nn.Sequential) or module._parameters or module._buffers:
-            return False
-        numbered = list(module._modules) == [str(number) for number in range(len(module._modules))]
         running = self.called.get(path, {})
-        return numbered and all(is_chain(region, module) for region in running.values())
+        return is_numbered(module) and all(is_chain(region, module) for region in running.values())
 
     def _container(self, path: str, module: nn.Module) -> Call:
         if isinstance(module, (nn.ParameterList, nn.ParameterDict)):
             keyed = isinstance(module, nn.ParameterDict)
-            tensors = [(name, tensor_text(one, parameter=True)) for name, one in module._parameters.items() if one is not None]
+            tensors = [
+                (name, tensor_text(one, parameter=True)) for name, one in module._parameters.items() if one is not None
+            ]
             return Call(f"nn.{type(module).__name__}", [], list(tensors), keyed)
         children = [(name, self._child(path, name)) for name in module._modules]
         kind = "Sequential" if isinstance(module, nn.Sequential) else type(module).__name__

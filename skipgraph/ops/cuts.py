@@ -130,9 +130,7 @@ register_layer(
     (nn.GroupNorm,),
     {F.group_norm: "input num_groups weight bias eps"},
 )
-register_layer(
-    Layer(distributes=Cut({"weight": 0}, ("num_parameters",))), (nn.PReLU,), {F.prelu: "input weight"}
-)
+register_layer(Layer(distributes=Cut({"weight": 0}, ("num_parameters",))), (nn.PReLU,), {F.prelu: "input weight"})
 
 # In evaluation these hand on the very tensor that they are given.
 _IDLE = (
