@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
+import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
-from skipgraph.errors import OutputError
+from skipgraph.errors import OutputError, UsageError
 
 _TEXT_SUFFIXES = ("", ".txt")  # of a file that a table may be written to
 
@@ -84,3 +87,27 @@ def write_standard_output(content: str | bytes) -> None:
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="replace")  # a terminal that knows no × shows a question mark
     sys.stdout.write(content if content.endswith("\n") else f"{content}\n")
+
+
+@contextlib.contextmanager
+def our_output_only() -> Iterator[None]:
+    """Standard output is the report's: what foreign code prints goes to standard error; its warnings are not shown."""
+    with contextlib.redirect_stdout(sys.stderr), warnings.catch_warnings():
+        if not sys.warnoptions:
+            warnings.simplefilter("ignore")
+        yield
+
+
+def read_text(path: Path) -> str:
+    """The text of a file.
+
+    Raises
+    ------
+    UsageError
+        If it cannot be read.
+    """
+    try:
+        return path.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is no text"
+        raise UsageError(f"{path} cannot be read: {reason}", "Name a file that is there.") from None

@@ -162,7 +162,7 @@ class Body:
                     lines[-1] += f", {name}"
                     continue
             lines.append(line)
-        return lines
+        return [f"del ({line.removeprefix('del ')})" if _is_long(line) else line for line in lines]
 
     # -- names -------------------------------------------------------------------------------------------------------
 
@@ -288,6 +288,10 @@ class Body:
                 text = f"getattr({text}, {literal(part)})"
             module = getattr(module, "_modules", {}).get(part, getattr(module, part, None))
         return text
+
+
+def _is_long(line: str) -> bool:
+    return line.startswith("del ") and len(line) > 100
 
 
 def _reads(item: fx.Node | Region) -> list[fx.Node]:

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from skipgraph.graph import SkipGraph
+from skipgraph.plan import Plan
 from skipgraph.report import units
 from skipgraph.rewriting import Rewritten
 
@@ -48,15 +49,15 @@ def changes(result: Rewritten, emitted: SkipGraph | None = None, *, weights: str
         freeing early is not credited to the rewrite; bytes, and multiply-adds.
     """
     plan = result.plan
-    notes = []
+    told = []
     if weights == "random":
-        notes.append("The weights are randomly initialised: give --weights or --pretrained for a model of use.")
+        told.append("The weights are randomly initialised: give --weights or --pretrained for a model of use.")
     if plan.state_map.pieces:
-        notes.append(_WHOLE_TENSORS)
+        told.append(_WHOLE_TENSORS)
     if plan.options["inference"]:
-        notes.append("For inference: batch norms are folded into the weights, and the model cannot train.")
+        told.append("For inference: batch norms are folded into the weights, and the model cannot train.")
     verification = result.verification
-    notes += [f"Not compared: {reason}" for reason in verification.skipped] if verification is not None else []
+    told += [f"Not compared: {reason}" for reason in verification.skipped] if verification is not None else []
     return {
         "schema": SCHEMA,
         "spec": plan.spec,
@@ -69,8 +70,22 @@ def changes(result: Rewritten, emitted: SkipGraph | None = None, *, weights: str
         "merges": [asdict(outcome) for outcome in plan.outcomes],
         "verification": None if verification is None else verification.as_json(),
         "summary": "not verified" if verification is None else verification.summary,
-        "notes": notes,
+        "notes": told,
     }
+
+
+def headline(plan: Plan) -> str:
+    """The first line of an emitted file."""
+    return f"{plan.spec or 'A model'}, rewritten by skipgraph: {_TITLES[plan.rewrite]}."
+
+
+def notes(plan: Plan) -> list[str]:
+    """What was changed where, for the docstring of an emitted file."""
+    done = [outcome for outcome in plan.outcomes if outcome.status == "rewritten"]
+    lines = [f"{outcome.id}: {outcome.reason}." for outcome in done]
+    if plan.options["inference"]:
+        lines.append("Batch norms are folded into the weights: the model is for inference alone.")
+    return lines
 
 
 def figures(graph: SkipGraph) -> dict[str, Any]:
@@ -146,8 +161,11 @@ _STATUSES = {
 }
 
 
+_TITLES = {"concat_to_sum": "concats to projected sums", "sum_to_concat": "sums to concats"}
+
+
 def _title(data: dict[str, Any]) -> str:
-    arrow = {"concat_to_sum": "concats to projected sums", "sum_to_concat": "sums to concats"}[data["rewrite"]]
+    arrow = _TITLES[data["rewrite"]]
     return f"{arrow} (execution {data['options']['execution']})" if data["rewrite"] == "concat_to_sum" else arrow
 
 

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shutil
 import sys
-import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,7 +12,7 @@ import typer
 
 from skipgraph.errors import UsageError
 from skipgraph_cli.guard import say
-from skipgraph_cli.output import check_target, format_for, write_file, write_standard_output
+from skipgraph_cli.output import check_target, format_for, our_output_only, write_file, write_standard_output
 from skipgraph_cli.progress import progress
 
 if TYPE_CHECKING:
@@ -93,7 +90,7 @@ def inspect(
         check_target(output, force=force)
     warn = _ignore if quiet else _warn
 
-    with _our_output_only(), progress(f"Inspecting {spec}", quiet=quiet):
+    with our_output_only(), progress(f"Inspecting {spec}", quiet=quiet):
         from skipgraph import report
 
         chosen = format_for(output, "json" if json else format, report.formats())
@@ -154,12 +151,3 @@ def _warn(message: str) -> None:
 
 def _ignore(message: str) -> None:
     """The warnings of a quiet run."""
-
-
-@contextlib.contextmanager
-def _our_output_only() -> Iterator[None]:
-    """Standard output is the report's: what foreign code prints goes to standard error; its warnings are not shown."""
-    with contextlib.redirect_stdout(sys.stderr), warnings.catch_warnings():
-        if not sys.warnoptions:
-            warnings.simplefilter("ignore")
-        yield

@@ -1,0 +1,99 @@
+"""What the commands that rewrite have in common: a model with data, and the directory that comes of it."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from skipgraph.rewriting import Rewritten
+    from skipgraph.sources import Source
+
+
+def load_source(
+    spec: str,
+    inputs: list[str] | None,
+    weights: Path | None,
+    pretrained: bool,
+    device: str,
+    dtype: str | None,
+    seed: int,
+) -> Source:
+    """The model that a SPEC names, with data, and its inputs with numbers in them.
+
+    Raises
+    ------
+    SkipgraphError
+        See `skipgraph.sources.load`.
+    """
+    import torch
+
+    from skipgraph.capture.trees import map_tensors
+    from skipgraph.sources import load
+    from skipgraph.sources.inputs import parse_dtype
+
+    source = load(
+        spec,
+        inputs=inputs or [],
+        weights=weights,
+        pretrained=pretrained,
+        device=device,
+        dtype=parse_dtype(dtype) if dtype is not None else None,
+        seed=seed,
+    )
+    generator = torch.Generator().manual_seed(seed)
+
+    def drawn(tensor: Any) -> Any:
+        if tensor.device.type != "meta":
+            return tensor.to(device)
+        if tensor.is_floating_point():
+            return torch.randn(tensor.shape, generator=generator).to(device, tensor.dtype)
+        return torch.zeros(tensor.shape, dtype=tensor.dtype, device=device)
+
+    source.args, source.kwargs = map_tensors(drawn, (source.args, source.kwargs))
+    return source
+
+
+def example(source: Source) -> Any:
+    """The inputs of a source as `skipgraph.rewrite` takes them."""
+    return dict(source.kwargs) if source.kwargs and not source.args else tuple(source.args)
+
+
+def show(data: dict[str, Any], *, as_json: bool) -> None:
+    """The report on standard output."""
+    from skipgraph.report.changes import terminal
+
+    if as_json:
+        print(json.dumps(data, indent=1, ensure_ascii=False))
+        return
+    seen = sys.stdout.isatty()
+    width = shutil.get_terminal_size().columns if seen else None
+    sys.stdout.write(terminal(data, color=seen and "NO_COLOR" not in os.environ, width=width))
+
+
+def emit(
+    result: Rewritten, output: Path, weights: str, *, force: bool, onnx: bool = False, pt2: bool = False,
+    bench: str | None = None,
+) -> dict[str, Any]:  # fmt: skip
+    """Write what `skipgraph.rewrite` made; the report is returned."""
+    import skipgraph
+    from skipgraph.emit import emitted, write_directory
+    from skipgraph.report.changes import changes, headline, markdown, notes
+
+    made = emitted(
+        result.model, result.inputs, title=headline(result.plan), notes=notes(result.plan), onnx=onnx, pt2=pt2
+    )
+    data = changes(result, made.graph, weights=weights)
+    files = {
+        **made.files,
+        "plan.json": result.plan.to_json(),
+        "report.json": json.dumps({**data, "skipgraph": skipgraph.__version__}, indent=1, ensure_ascii=False) + "\n",
+        "report.md": markdown(data),
+        **({"bench.json": bench} if bench is not None else {}),
+    }
+    write_directory(output, files, force=force)
+    return data
