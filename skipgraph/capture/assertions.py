@@ -12,6 +12,7 @@ from skipgraph.capture.fits import Fits, Guard, Path, is_input
 from skipgraph.capture.watched import Applied, Expression, Extent, plain
 
 if TYPE_CHECKING:
+    from skipgraph.capture.calls import ScopedGraph
     from skipgraph.capture.sizes import Symbol
 
 _REMEDY = "and other sizes cannot be carried over: capture again at the size you need"
@@ -20,7 +21,7 @@ _REMEDY = "and other sizes cannot be carried over: capture again at the size you
 class Writer:
     """Writes expressions into ``graph``, each once; ``twin`` leads from the nodes that they speak of to its own."""
 
-    def __init__(self, graph: fx.Graph, twin: dict[fx.Node, fx.Node]) -> None:
+    def __init__(self, graph: ScopedGraph, twin: dict[fx.Node, fx.Node]) -> None:
         self.graph = graph
         self._twin = twin
         self._written: dict[Any, fx.Node] = {}

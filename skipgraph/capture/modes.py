@@ -7,8 +7,10 @@ from typing import Any
 
 from torch import fx
 
+from skipgraph.capture.calls import ScopedGraph
 
-def joined(evaluation: fx.Graph, training: fx.Graph) -> fx.Graph | None:
+
+def joined(evaluation: ScopedGraph, training: ScopedGraph) -> ScopedGraph | None:
     """``evaluation`` with every argument that differs in ``training`` chosen by ``self.training``.
 
     It is changed in place. None if the two are not the same calls.

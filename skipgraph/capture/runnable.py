@@ -42,7 +42,7 @@ class Captured(torch.nn.Module):
     def __init__(
         self,
         model: torch.nn.Module,
-        graphs: dict[bool, fx.Graph],
+        graphs: dict[bool, ScopedGraph],
         constants: dict[str, torch.Tensor],
         fixed_sizes: tuple[str, ...],
     ) -> None:
@@ -69,7 +69,7 @@ class Captured(torch.nn.Module):
         self._forwards = {mode: compiled[id(graph)] for mode, graph in self.graphs.items()}
 
     @property
-    def forward(self) -> Callable[..., Any]:
+    def forward(self) -> Callable[..., Any]:  # type: ignore[override]
         """Runs the graph of the present mode; it has the parameters of the original's forward."""
         return MethodType(self._forwards[self.training], self)
 
@@ -126,7 +126,7 @@ def copied(graph: fx.Graph) -> ScopedGraph:
 
 class _Steps(fx.Interpreter):
     def __init__(self, captured: Captured, graph: fx.Graph, before: Callable[[fx.Node], None]) -> None:
-        super().__init__(captured, graph=graph)  # type: ignore[arg-type]
+        super().__init__(captured, graph=graph)
         self._before = before
 
     def run_node(self, n: fx.Node) -> Any:
@@ -183,7 +183,7 @@ def runnable(model: torch.nn.Module, args: tuple[Any, ...] = (), kwargs: dict[st
         other = study(_traced(training), inputs, tracing(True, training_on_fake))
         fixed = (*found.apply(evaluation.graph), *other.apply(training.graph))
     constants = _constants(model, inputs, _shared(evaluation, training))
-    graphs = {False: evaluation.graph, True: training.graph}
+    graphs: dict[bool, ScopedGraph] = {False: evaluation.graph, True: training.graph}
     if (one := joined(evaluation.graph, training.graph)) is not None:
         graphs = {False: one, True: one}
     return Captured(model, graphs, constants, tuple(dict.fromkeys(fixed)))

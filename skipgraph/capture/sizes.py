@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import fx
@@ -31,6 +31,9 @@ class Trace:
         """The nodes in order."""
         return list(self.graph.nodes)
 
+
+if TYPE_CHECKING:
+    from skipgraph.capture.calls import ScopedGraph
 
 Tracing = Callable[[Any], Trace]
 
@@ -70,7 +73,7 @@ class Study:
     fits: Fits
     guards: list[Guard]
 
-    def apply(self, graph: fx.Graph) -> tuple[str, ...]:
+    def apply(self, graph: ScopedGraph) -> tuple[str, ...]:
         """Make ``graph`` run at other sizes, in place; what had to be asserted."""
         others = list(graph.nodes)
         Writer(graph, dict(zip(self.nodes, others, strict=True))).write(self.nodes, self.fits, self.guards)

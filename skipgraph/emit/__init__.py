@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import nn
@@ -91,7 +92,7 @@ def _compare(model: Captured, alone: nn.Module, inputs: Inputs) -> None:
     state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     args, kwargs = map_tensors(_values, inputs)
     for training in (False, True):
-        results = []
+        results: list[list[Any]] = []
         for one in (ours, alone):
             one.train(training)
             torch.manual_seed(0)

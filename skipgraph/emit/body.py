@@ -81,7 +81,7 @@ class Body:
 
     def _call_region(self, region: Region, place: int) -> None:
         call = f"{self._path(region.path)}({', '.join(self._argument(one) for one in region.inputs)})"
-        targets = []
+        targets: list[str] = []
         for output in region.outputs:
             targets.append(self._new_name(output, place, region.inputs, _hint(region.path), avoid=targets))
         self.lines.append(f"{', '.join(targets)} = {call}")
@@ -276,7 +276,8 @@ class Body:
     def _path(self, path: str) -> str:
         """A module, parameter or buffer of this forward's module."""
         relative = path.removeprefix(self._region.path + ".") if self._region.path else path
-        text, module = "self", self._captured.get_submodule(self._region.path)
+        text = "self"
+        module: Any = self._captured.get_submodule(self._region.path)
         for part in relative.split("."):
             if part.isdigit() and is_numbered(module):
                 text += f"[{part}]"

@@ -178,7 +178,7 @@ def _tied(captured: nn.Module, *, buffers: bool = False) -> Iterator[tuple[str, 
     if buffers:
         seen: dict[int, str] = {}
         persistent = captured.state_dict()
-        for name, tensor in captured.named_buffers(remove_duplicate=False):
-            if name in persistent and id(tensor) in seen:
-                yield name, seen[id(tensor)]
-            seen.setdefault(id(tensor), name)
+        for name, buffer in captured.named_buffers(remove_duplicate=False):
+            if name in persistent and id(buffer) in seen:
+                yield name, seen[id(buffer)]
+            seen.setdefault(id(buffer), name)

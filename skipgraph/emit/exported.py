@@ -54,7 +54,9 @@ def dynamic_batch(inputs: Inputs) -> tuple[Any, ...] | dict[str, Any] | None:
     batch = torch.export.Dim("batch", min=1)
     found = [{0: batch} if isinstance(one, torch.Tensor) else None for one in args]
     named = {name: {0: batch} if isinstance(one, torch.Tensor) else None for name, one in kwargs.items()}
-    return (*found, *named.values()) if not named else {**dict(enumerate(found)), **named} if not found else None
+    if not named:
+        return tuple(found)
+    return named if not found else None
 
 
 class quiet:  # noqa: N801

@@ -70,7 +70,7 @@ def function_name(function: Any) -> str:
     EmitError
         If it belongs to somebody else.
     """
-    name = _get_qualified_name(function)
+    name: str = _get_qualified_name(function)
     if name == "torch._C._set_grad_enabled":
         return "torch.set_grad_enabled"
     if name.startswith(_PRIVATE) and hasattr(torch.nn.functional, name.removeprefix(_PRIVATE)):
@@ -82,7 +82,7 @@ def function_name(function: Any) -> str:
     if getattr(function, "__module__", "") in ("builtins", "math"):
         return name.removeprefix("builtins.")
     if name.startswith("_operator.") or getattr(function, "__module__", "") == "_operator":
-        return "operator." + function.__name__
+        return f"operator.{function.__name__}"
     raise EmitError(f"{name} is called, which is no function of torch", "Only calls of torch can be written out.")
 
 

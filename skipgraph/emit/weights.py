@@ -28,7 +28,7 @@ def _saved(named: Mapping[str, torch.Tensor]) -> bytes:
     from safetensors.torch import save
 
     seen: set[int] = set()
-    first = {}
+    first: dict[str, torch.Tensor] = {}
     for name, tensor in named.items():
         if tensor.untyped_storage().data_ptr() in seen and tensor.numel():
             same = any(tensor.data_ptr() == one.data_ptr() and tensor.shape == one.shape for one in first.values())

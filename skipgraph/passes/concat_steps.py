@@ -52,7 +52,9 @@ def _operands(edits: Edits, concat: str, nested: Sequence[str]) -> list[str]:
 
 
 def _check(found: Sequence[Step], concat: str, edits: Edits) -> None:
-    readers: dict[str, list[str]] = {concat: []}
+    # Concats nested in it may be nested in one another: those in between read what goes as well.
+    joining = [concat, *(step.reads[0] for step in found if step.call == concat)]
+    readers: dict[str, list[str]] = {call: [*joining] for call in joining}
     for step in found:
         for read in step.reads:
             readers.setdefault(read, []).append(step.call)

@@ -5,6 +5,8 @@ Each of them needs nothing but torch and what is imported below.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 
@@ -19,24 +21,25 @@ def identity_kernel(channels: int, kernel: list[int], like: torch.Tensor) -> tor
     return F.pad(weight, margins) if margins else weight
 
 
-def folded_weight(weight: torch.Tensor, norm: torch.nn.Module) -> torch.Tensor:
+def folded_weight(weight: torch.Tensor, norm: Any) -> torch.Tensor:
     """Return the weight of a convolution with the batch norm behind it, in evaluation: γ/√(σ² + ε)·W."""
     return weight * _scale(norm).reshape(-1, *[1] * (weight.dim() - 1))
 
 
-def folded_bias(bias: torch.Tensor | None, norm: torch.nn.Module) -> torch.Tensor:
+def folded_bias(bias: torch.Tensor | None, norm: Any) -> torch.Tensor:
     """Return the bias of a convolution with the batch norm behind it, in evaluation: β + γ/√(σ² + ε)·(b − μ)."""
     scale = _scale(norm)
-    shift = -norm.running_mean * scale if bias is None else (bias - norm.running_mean) * scale
+    shift: torch.Tensor = (-norm.running_mean if bias is None else bias - norm.running_mean) * scale
     return shift if norm.bias is None else shift + norm.bias
 
 
-def _scale(norm: torch.nn.Module) -> torch.Tensor:
+def _scale(norm: Any) -> torch.Tensor:
     inverse = torch.rsqrt(norm.running_var + norm.eps)
-    return inverse if norm.weight is None else inverse * norm.weight
+    scale: torch.Tensor = inverse if norm.weight is None else inverse * norm.weight
+    return scale
 
 
-def add_in_bands(total: torch.Tensor, x: torch.Tensor, convolution: torch.nn.Module, rows: int) -> torch.Tensor:
+def add_in_bands(total: torch.Tensor, x: torch.Tensor, convolution: Any, rows: int) -> torch.Tensor:
     """Add a convolution of x to ``total``, in place, ``rows`` rows of the result at a time.
 
     The result of the convolution is never held as a whole. For inference: autograd cannot follow it.
@@ -51,7 +54,7 @@ def add_in_bands(total: torch.Tensor, x: torch.Tensor, convolution: torch.nn.Mod
 
 
 def add_upsampled_in_bands(
-    total: torch.Tensor, x: torch.Tensor, upsampling: torch.nn.Module, convolution: torch.nn.Module, rows: int
+    total: torch.Tensor, x: torch.Tensor, upsampling: Any, convolution: Any, rows: int
 ) -> torch.Tensor:
     """Add a convolution of an upsampled x to ``total``, in place, ``rows`` rows of the result at a time.
 
@@ -70,7 +73,7 @@ def add_upsampled_in_bands(
     return total
 
 
-def rows_read(convolution: torch.nn.Module, first: int, last: int) -> tuple[int, int]:
+def rows_read(convolution: Any, first: int, last: int) -> tuple[int, int]:
     """Return which rows of its input the rows from ``first`` to before ``last`` of a convolution's result need."""
     stride, padding = convolution.stride[0], convolution.padding[0]
     reach = convolution.dilation[0] * (convolution.kernel_size[0] - 1) + 1
@@ -78,7 +81,7 @@ def rows_read(convolution: torch.nn.Module, first: int, last: int) -> tuple[int,
 
 
 def add_band(
-    total: torch.Tensor, band: torch.Tensor, convolution: torch.nn.Module, first: int, last: int, above: int, below: int
+    total: torch.Tensor, band: torch.Tensor, convolution: Any, first: int, last: int, above: int, below: int
 ) -> None:
     """Add the convolution of a band, with rows of zeros ``above`` and ``below`` it, to rows of ``total``."""
     if above or below:

@@ -11,8 +11,9 @@ from typing import Any
 
 import torch
 from torch import fx
+from torch.nn.utils.parametrize import is_parametrized
 
-from skipgraph.capture import Captured
+from skipgraph.capture import Captured, ScopedGraph
 from skipgraph.ops.cuts import Cut, cut_of_function, cut_of_module, is_idle
 from skipgraph.passes.channels import Channels
 from skipgraph.passes.edit import Parts, Product, Step
@@ -44,7 +45,7 @@ class FxEdits:
         Cuts the layers of the owner; shared by the graphs of both modes.
     """
 
-    def __init__(self, captured: Captured, graph: fx.Graph, surgery: Surgery) -> None:
+    def __init__(self, captured: Captured, graph: ScopedGraph, surgery: Surgery) -> None:
         self.captured = captured
         self.graph = graph
         self.surgery = surgery
@@ -77,7 +78,7 @@ class FxEdits:
         """The axis that a concat joins along, counted from the front."""
         node = self._nodes[concat]
         axis = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim", node.kwargs.get("axis", 0))
-        return int(axis) % len(self.shape(concat))  # type: ignore[call-overload, no-any-return]
+        return int(axis) % len(self.shape(concat))
 
     def scope(self, call: str) -> tuple[tuple[str, int], ...]:
         """The calls of modules that a call is made in, outermost first."""
@@ -125,6 +126,8 @@ class FxEdits:
             return None
         module = self.captured.get_submodule(path)
         cut = cut_of_module(module, contracts=contracts)
+        if cut is None and is_parametrized(module):
+            return self.surgery.obstacle(path)
         if cut is None:
             return f"{path} ({type(module).__name__}) is no layer that can be cut"
         if not cut.tensors:
@@ -142,12 +145,12 @@ class FxEdits:
     def _groups(self, node: fx.Node) -> int:
         if node.op == "call_module":
             module = self.captured.get_submodule(str(node.target))
-            return int(getattr(module, "groups", getattr(module, "num_groups", 1)))  # type: ignore[arg-type]
+            return int(getattr(module, "groups", getattr(module, "num_groups", 1)))
         known = cut_of_function(_function(node), contracts=False)
         if known is None:
             return 1
-        given = dict(zip(known[1], node.args, strict=False)) | node.kwargs
-        return next((int(given[name]) for name in ("groups", "num_groups") if name in given), 1)  # type: ignore[call-overload]
+        given: dict[str, Any] = {**dict(zip(known[1], node.args, strict=False)), **node.kwargs}
+        return next((int(given[name]) for name in ("groups", "num_groups") if name in given), 1)
 
     def handed_on(self, call: str) -> list[str]:
         """Calls that hand on what ``call`` makes as it is, as dropout does in evaluation."""
@@ -242,7 +245,7 @@ class FxEdits:
         def part(argument: fx.Node) -> fx.Node:
             return self._nodes[of[argument.name][number]] if argument.name in of else argument
 
-        return fx.map_arg(node.args, part), fx.map_arg(node.kwargs, part)  # type: ignore[return-value]
+        return fx.map_arg(node.args, part), fx.map_arg(node.kwargs, part)
 
     def _sliced(
         self, node: fx.Node, of: Parts, number: int, cut: Cut, names: tuple[str, ...], widths: Sequence[int]
@@ -271,17 +274,18 @@ class FxEdits:
 
         def aligned(argument: fx.Node) -> fx.Node:
             if argument.name in of:
-                return self._nodes[of[argument.name][number]]
-            shape = argument.meta.get("shape")
-            axis = after.axis - rank + len(shape) if shape is not None else -1
-            if axis < 0 or shape[axis] != total or total == 1:
+                part: fx.Node = self._nodes[of[argument.name][number]]
+                return part
+            shape = argument.meta.get("shape", ())
+            axis = after.axis - rank + len(shape)
+            if not shape or axis < 0 or shape[axis] != total or total == 1:
                 return argument
             return self._narrow(argument, axis, start, length)
 
         args, kwargs = fx.map_arg(node.args, aligned), fx.map_arg(node.kwargs, aligned)
         if _function(node) in _SIZED:
             args = _resized(args, after.axis, length)
-        return args, kwargs  # type: ignore[return-value]
+        return args, kwargs
 
     def _narrow(self, tensor: fx.Node, axis: int, start: int, length: int) -> fx.Node:
         shape = tensor.meta["shape"]
@@ -303,7 +307,7 @@ class FxEdits:
         def copied(argument: fx.Node) -> fx.Node:
             return copy if argument is target else argument
 
-        return fx.map_arg(args, copied), fx.map_arg(kwargs, copied)  # type: ignore[return-value]
+        return fx.map_arg(args, copied), fx.map_arg(kwargs, copied)
 
     # -- law 4 -------------------------------------------------------------------------------------------------------
 
@@ -405,13 +409,13 @@ class FxEdits:
 
     @contextmanager
     def _at(self, node: fx.Node) -> Iterator[None]:
-        outside = self.graph.scope  # type: ignore[attr-defined]
-        self.graph.scope = node.meta.get("scope", ())  # type: ignore[attr-defined]
+        outside = self.graph.scope
+        self.graph.scope = node.meta.get("scope", ())
         try:
             with self.graph.inserting_before(node):
                 yield
         finally:
-            self.graph.scope = outside  # type: ignore[attr-defined]
+            self.graph.scope = outside
 
     def _copy(
         self, node: fx.Node, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any], shape: tuple[int, ...]

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 from torch.nn import functional as F
+from torch.nn.utils.parametrize import is_parametrized
 
 from skipgraph.capture import Captured
 from skipgraph.passes.edit import Product
@@ -27,7 +28,10 @@ def merge_obstacle(captured: Captured, layer: fx.Node, norm: fx.Node | None) -> 
             continue
         if node.op != "call_module":
             return f"{node.name} is no layer of torch.nn"
-        if hooked(module := captured.get_submodule(str(node.target))):
+        module = captured.get_submodule(str(node.target))
+        if is_parametrized(module):
+            return f"the weight of {node.target} is computed anew in each forward (a parametrization)"
+        if hooked(module):
             return f"{node.target} has hooks, which would not run any more"
         if getattr(module, "padding_mode", "zeros") != "zeros":
             return f"{node.target} pads its input by {module.padding_mode}, not by zeros"
@@ -41,9 +45,10 @@ def merged(
     captured: Captured, graph: fx.Graph, products: Sequence[tuple[Product, fx.Node]], window: Window, axis: int
 ) -> fx.Node:
     """One layer on a concat, at the graph's insertion point; ``products`` come with their operands' nodes."""
-    weights, biases = [], []
+    weights: list[fx.Node | None] = []
+    biases: list[fx.Node] = []
     like: fx.Node | None = None
-    for product, operand in products:
+    for product, _ in products:
         if product.layer is None:
             weights.append(None)
             continue
@@ -72,37 +77,38 @@ def merged(
     shape = list(products[0][1].meta["shape"])
     shape[axis] = sum(operand.meta["shape"][axis] for _, operand in products)
     joined.meta["shape"] = tuple(shape)
-    weight = graph.call_function(torch.cat, (filled, 1))
-    bias = None
+    laid_out = graph.call_function(torch.cat, (filled, 1))
+    total: fx.Node | None = None
     for more in biases:
-        bias = more if bias is None else graph.call_function(operator.add, (bias, more))
+        total = more if total is None else graph.call_function(operator.add, (total, more))
     function = _BY_RANK[len(window.kernel)]
     if function is F.linear:
-        return graph.call_function(function, (joined, weight, bias))
-    return graph.call_function(function, (joined, weight, bias, window.stride, window.padding, window.dilation))
+        return graph.call_function(function, (joined, laid_out, total))
+    return graph.call_function(function, (joined, laid_out, total, window.stride, window.padding, window.dilation))
 
 
 def _owner(graph: fx.Graph, name: str) -> fx.Node:
-    return next(node for node in graph.nodes if node.name == name)
+    found: fx.Node = next(node for node in graph.nodes if node.name == name)
+    return found
 
 
-def _margins(module: nn.Module, window: Window) -> list[int]:
+def _margins(module: Any, window: Window) -> list[int]:
     """How many zeros stand before and behind a kernel, last axis first."""
     if not window.kernel:
         return []
     padding = module.padding
     margins: list[int] = []
     for place in reversed(range(len(window.kernel))):
-        size, wide = module.kernel_size[place], window.kernel[place]  # type: ignore[index]
+        size, wide = module.kernel_size[place], window.kernel[place]
         less = _padding(module, padding, place)
         shift = (window.padding[place] - less) // window.dilation[place]
         margins += [shift, wide - size - shift]
     return margins
 
 
-def _padding(module: nn.Module, padding: Any, place: int) -> int:
+def _padding(module: Any, padding: Any, place: int) -> int:
     if padding == "valid":
         return 0
     if padding == "same":
-        return int(module.dilation[place] * (module.kernel_size[place] - 1) // 2)  # type: ignore[index, operator]
+        return int(module.dilation[place] * (module.kernel_size[place] - 1) // 2)
     return int(padding[place])

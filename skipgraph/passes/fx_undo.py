@@ -126,8 +126,9 @@ class Undoing:
     # -- laws from right to left -------------------------------------------------------------------------------------
 
     def _concat(self, operands: Sequence[fx.Node], record: ConcatRecord, at: fx.Node) -> fx.Node:
+        node: fx.Node
         for node in self.graph.nodes:  # equal concats of equal operands are one
-            if node.target is torch.cat and list(node.args[0]) == list(operands):
+            if node.target is torch.cat and [*node.all_input_nodes] == list(dict.fromkeys(operands)):
                 return node
         with self.graph.inserting_before(at):
             made = self.graph.call_function(torch.cat, (list(operands), record.axis))
@@ -189,12 +190,11 @@ class Undoing:
         names = known[1] if known else ()
         counts = known[0].counts if known else ()
         args = tuple(
-            sum(part.args[place] for part in of) if place < len(names) and names[place] in counts else value  # type: ignore[misc]
+            sum(part.args[place] for part in of) if place < len(names) and names[place] in counts else value
             for place, value in enumerate(args)
         )
         kwargs = {
-            name: sum(part.kwargs[name] for part in of) if name in counts else value  # type: ignore[misc]
-            for name, value in kwargs.items()
+            name: sum(part.kwargs[name] for part in of) if name in counts else value for name, value in kwargs.items()
         }
         if step.size_place is not None:
             flat = list(args[1]) if isinstance(args[1], (list, tuple)) else list(args[1:])

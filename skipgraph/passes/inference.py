@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import operator
 from collections import Counter
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from skipgraph.capture import Captured, copied
+from skipgraph.capture import Captured, ScopedGraph, copied
 from skipgraph.passes.forms import add_in_bands, add_upsampled_in_bands
 from skipgraph.passes.fx_edits import plain_sum
 from skipgraph.passes.surgery import hooked
@@ -41,7 +41,7 @@ def for_inference(model: Captured, inputs: Inputs) -> Captured:
     return new
 
 
-def fold_norms(model: Captured, graph: fx.Graph) -> None:
+def fold_norms(model: Captured, graph: ScopedGraph) -> None:
     """Fold batch norms into the convolutions in front of them; an identity stays in their place."""
     calls = Counter(str(node.target) for node in graph.nodes if node.op == "call_module")
     owners = Counter(id(parameter) for module in model.modules() for parameter in module._parameters.values())
@@ -88,14 +88,14 @@ def _fold(model: Captured, terms: list[fx.Node], layers: list[Any], norm: Any) -
             model.set_submodule(str(term.target), folded)
 
 
-def overwrite(model: Captured, graph: fx.Graph) -> None:
+def overwrite(model: Captured, graph: ScopedGraph) -> None:
     """Let activations write over what a layer has just made and nobody else reads."""
     calls = Counter(str(node.target) for node in graph.nodes if node.op == "call_module")
     for node in graph.nodes:
         module = _called(model, node, (nn.Module,))
         if getattr(module, "inplace", None) is False and calls[str(node.target)] == 1 and _is_fresh(model, node):
             assert module is not None
-            module.inplace = True  # type: ignore[assignment]
+            module.inplace = True
 
 
 def _is_fresh(model: Captured, reader: fx.Node) -> bool:
@@ -133,7 +133,7 @@ def _bandable(model: Captured, at: fx.Node) -> tuple[fx.Node, fx.Node, fx.Node] 
     for node in (at, *at.users, *(user for one in at.users for user in one.users)):
         if node.target is not operator.iadd:
             continue
-        total, term = node.args
+        total, term = cast(tuple[fx.Node, fx.Node], node.args)
         layer = _called(model, term, (nn.Conv2d,))
         plain = layer is not None and layer.padding_mode == "zeros" and not isinstance(layer.padding, str)
         if plain and set(term.users) == {node} and at in (node, term, term.args[0]):
@@ -141,12 +141,12 @@ def _bandable(model: Captured, at: fx.Node) -> tuple[fx.Node, fx.Node, fx.Node] 
     return None
 
 
-def _put_bands(model: Captured, graph: fx.Graph, total: fx.Node, term: fx.Node, add: fx.Node) -> None:
+def _put_bands(model: Captured, graph: ScopedGraph, total: fx.Node, term: fx.Node, add: fx.Node) -> None:
     x = term.args[0]
     rows = max(1, -(-add.meta["shape"][2] // _BANDS))
     up = _called(model, x, (nn.ConvTranspose2d,))
     assert isinstance(x, fx.Node)
-    graph.scope = add.meta.get("scope", ())  # type: ignore[attr-defined]
+    graph.scope = add.meta.get("scope", ())
     with graph.inserting_before(add):
         layer = graph.get_attr(str(term.target))
         if up is not None and set(x.users) == {term} and _is_tiled(up):

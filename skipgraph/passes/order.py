@@ -39,9 +39,9 @@ def sums(edits: FxEdits) -> list[Sum]:
         if node in made and not any(user in made and user.args[0] is node for user in node.users):
             adds = [node]
             while adds[0].args[0] in made:
-                adds.insert(0, adds[0].args[0])  # type: ignore[arg-type]
+                adds.insert(0, adds[0].args[0])
             terms = [adds[0].args[0], *(add.args[1] for add in adds)]
-            found.append(Sum(adds, terms))  # type: ignore[arg-type]
+            found.append(Sum(adds, terms))
     return found
 
 

@@ -42,6 +42,9 @@ def merging(site: Site, graph: SkipGraph, edits: Edits) -> Merging:
         if others:
             raise BlockedError(others[0], f"{others[0]} reads {add}, which is only a part of the sum")
     ends = {nodes[factor.norm or factor.layer]["site"]: factor for factor in site.factors if factor.layer}
+    for operand, factor in zip(site.merge.operands, site.factors, strict=True):
+        if factor.layer:  # the sum may read it through a view, which is a call of its own
+            ends.setdefault(nodes[operand]["site"], factor)
     products = tuple(
         _product(ends[term], adds, graph, edits) if term in ends else Product(term) for term in edits.terms(at, adds)
     )

@@ -103,7 +103,7 @@ class SumToConcat:
 
     def apply(self, site: Site, steps: Merging, graph: SkipGraph, edits: Edits) -> SumRecord:
         """Make the sum one layer on a concat; what was done is returned."""
-        paths = [tuple(edits.path(call) for call in (one.layer, one.norm)) for one in steps.products]
+        paths = [(edits.path(one.layer), edits.path(one.norm)) for one in steps.products]
         merge(edits, steps.at, steps.products, steps.window, steps.axis)
         return SumRecord(site.merge.id, steps.axis, tuple(paths))
 
