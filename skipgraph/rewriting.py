@@ -224,15 +224,15 @@ def undo(model: Captured, plan: Plan) -> Captured:
     """
     if plan.options["inference"]:
         raise PlanError(
-            "the model was rewritten for inference: its batch norms are folded into the weights, which cannot be undone",
+            "the model was rewritten for inference: its batch norms are folded into the weights for good",
             "Rewrite without --inference what is to be undone.",
         )
     return undone(model, plan.records)
 
 
 def _planned(
-    model: torch.nn.Module, original: Captured, inputs: Inputs, rewrite: Rewrite, only: Sequence[str], skip: Sequence[str],
-    execution: Execution, *, exactly: set[str] | None = None,
+    model: torch.nn.Module, original: Captured, inputs: Inputs, rewrite: Rewrite, only: Sequence[str],
+    skip: Sequence[str], execution: Execution, *, exactly: set[str] | None = None,
 ) -> Rewritten:  # fmt: skip
     if execution not in ("model", "separate"):
         raise UsageError(f"unknown execution {execution!r}", "Use model or separate.")

@@ -200,7 +200,8 @@ class CallTracer(TorchFunctionMode):
         if type(function) is MethodWrapperType:
             return self.graph.call_function(getattr, (args[0], _name_of(function)))
         name = _name_of(function)
-        if getattr(torch.Tensor, name, None) is function or hasattr(function, "__objclass__"):
+        wrapped = getattr(function, "__module__", None) == "torch._tensor" and hasattr(torch.Tensor, name)
+        if wrapped or getattr(torch.Tensor, name, None) is function or hasattr(function, "__objclass__"):
             if name in _OPERATORS:
                 return self.graph.call_function(_OPERATORS[name], args, kwargs)
             return self.graph.call_method(name, args, kwargs)

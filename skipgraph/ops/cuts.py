@@ -6,7 +6,8 @@ operators that the calls dispatch to.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import operator
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -108,7 +109,7 @@ register_layer(
     (nn.Linear,),
     {F.linear: "input weight bias"},
 )
-_matrix_products: dict[Callable[..., Any], str] = dict.fromkeys((torch.matmul, torch.mm), "input weight")
+_matrix_products: dict[Any, str] = dict.fromkeys((torch.matmul, torch.mm, operator.matmul, "matmul"), "input weight")
 register_layer(Layer(Cut({"weight": -2})), (), _matrix_products)
 
 _STATISTICS = {"weight": 0, "bias": 0, "running_mean": 0, "running_var": 0}
@@ -142,6 +143,9 @@ register_layer(
 )
 
 
+_IDLE_METHODS = ("contiguous", "to", "float", "type_as")
+
+
 def is_idle(call: Any) -> bool:
-    """Whether a module, or a function, may hand on its operand as it is, without an operator of its own."""
-    return isinstance(call, _IDLE) or call in _IDLE_FUNCTIONS or call is torch.dropout
+    """Whether a module, function or method may hand on its operand as it is, without an operator of its own."""
+    return isinstance(call, _IDLE) or call in (*_IDLE_FUNCTIONS, *_IDLE_METHODS) or call is torch.dropout

@@ -50,7 +50,7 @@ class ConcatToSum:
             return Refusal(merge, "blocked", blocked.node, blocked.reason)
         if not found.layers and not found.concats:
             return Refusal(merge, "n/a", merge.node, f"no layer reads what {merge.node} joins")
-        overwritten = _overwritten(ranges, merge, found)
+        overwritten = _overwritten(ranges, merge)
         if overwritten is not None:
             return Refusal(merge, "blocked", *overwritten)
         return Site(
@@ -97,16 +97,18 @@ class ConcatToSum:
         return take_apart(steps, graph.nodes[site.merge.node]["site"], site.merge.id, graph, edits)
 
 
-def _overwritten(ranges: LiveRanges, merge: Merge, found: Followed) -> tuple[str, str] | None:
-    """A node that writes over an operand which the parts would still read, where the concat has read it before."""
+def _overwritten(ranges: LiveRanges, merge: Merge) -> tuple[str, str] | None:
+    """A node that writes over an operand after the concat has read it: a copy, which the parts would not have.
+
+    They read the operand later, and in training they keep it for the backward pass.
+    """
     nodes = ranges.nodes
-    last = max((*found.carriers, *found.layers), key=lambda node: nodes[node]["index"])
     blocks = {ranges.block(operand): operand for operand in merge.operands}
-    first, end = nodes[merge.node]["index"], nodes[last]["index"]
+    first = nodes[merge.node]["index"]
     for node, attributes in nodes.items():
-        if first < attributes["index"] <= end and not attributes.get("is_view") and ranges.block(node) in blocks:
+        if attributes["index"] > first and not attributes.get("is_view") and ranges.block(node) in blocks:
             operand = blocks[ranges.block(node)]
-            return node, f"{node} writes over {operand}, an operand of {merge.node}, before {last} has read it"
+            return node, f"{node} writes over {operand}, an operand of {merge.node}, which its parts would still need"
     return None
 
 

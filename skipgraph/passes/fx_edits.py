@@ -24,6 +24,7 @@ from skipgraph.passes.surgery import Surgery, stretch
 _IN_PLACE = {operator.iadd, operator.isub, operator.imul, operator.itruediv}
 _BINARY = {
     operator.add, operator.sub, operator.mul, operator.truediv, *_IN_PLACE, torch.add, torch.sub, torch.mul, torch.div,
+    torch.multiply, torch.subtract,
     "add", "sub", "mul", "div", "add_", "sub_", "mul_", "div_",
 }  # fmt: skip
 _SUMS = {operator.add, operator.iadd, torch.add, "add", "add_"}

@@ -1,4 +1,4 @@
-"""The order in which a rewritten graph runs: parts of a concat one operand after another, branches as memory wants it."""
+"""The order in which a rewritten graph runs: one operand after another, branches as memory wants it."""
 
 from __future__ import annotations
 

@@ -381,3 +381,16 @@ def test_one_graph_serves_both_modes_where_only_arguments_differ() -> None:
     captured = runnable(Functional(), (image(2, 4),))
     assert captured.graphs[False] is captured.graphs[True]
     assert "self.training" in captured.code()
+
+
+class Powers(Two):
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.b(x).abs() + 1
+        z = y**0.5 + 2**y + y**y - 1 / y + (3 - y) % 2
+        z **= 2
+        return z
+
+
+def test_powers_and_reflected_operators() -> None:
+    torch.manual_seed(0)
+    captured_alike(Powers(), torch.randn(2, 4))

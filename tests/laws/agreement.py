@@ -40,7 +40,9 @@ def assert_agreement(model: nn.Module, result: Rewritten, inputs: tuple[Tensor, 
     """
     generator = torch.Generator().manual_seed(seed)
     inputs = tuple(
-        torch.rand(tensor.shape, generator=generator, dtype=torch.float64) - 0.5 if tensor.is_floating_point() else tensor
+        torch.rand(tensor.shape, generator=generator, dtype=torch.float64) - 0.5
+        if tensor.is_floating_point()
+        else tensor
         for tensor in inputs
     )
     old, new = copy.deepcopy(model).double(), copy.deepcopy(result.model).double()
