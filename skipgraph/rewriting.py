@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 
@@ -13,10 +13,11 @@ from skipgraph.capture.trees import map_tensors, tensors
 from skipgraph.errors import CaptureError, NothingToRewriteError, PlanError, UsageError
 from skipgraph.graph import SkipGraph
 from skipgraph.passes import ConcatToSum, Match, Refusal, SumToConcat
-from skipgraph.passes.choose import SLOWER, worth_it
+from skipgraph.passes.choose import level_bytes, modelled
 from skipgraph.passes.concat_site import Site as ConcatSite
 from skipgraph.passes.fx_undo import undo as undone
 from skipgraph.passes.inference import for_inference
+from skipgraph.passes.measure import site_seconds
 from skipgraph.passes.record import Record
 from skipgraph.passes.workbench import Inputs, Workbench, drawn
 from skipgraph.plan import Outcome, Plan, fingerprint, selected
@@ -24,7 +25,7 @@ from skipgraph.sources.inputs import as_example
 from skipgraph.verify import Verification, verify
 from skipgraph.verify.folded import check_inference
 
-Execution = Literal["model", "separate"]
+Execution = Literal["model", "measured", "separate"]
 Rewrite = ConcatToSum | SumToConcat
 Progress = Callable[[str], None]
 
@@ -93,7 +94,7 @@ def rewrite(
         Patterns over ids of skips and merges and over module paths: see `skipgraph.plan.selected`.
     execution : str
         ``"separate"`` takes every concat away that can go; ``"model"`` those that are worth it by a model of cost:
-        see `skipgraph.passes.choose`.
+        see `skipgraph.passes.choose`; ``"measured"`` those that are by the time that their calls take here.
     inference : bool
         Make a model that only infers: see `skipgraph.passes.inference.for_inference`.
     verified : bool
@@ -139,9 +140,12 @@ def rewrite(
     if not any(outcome.status == "rewritten" for outcome in result.plan.outcomes):
         reasons = list(dict.fromkeys(outcome.reason for outcome in result.plan.outcomes))
         told = "; ".join(reasons[:3]) + ("; …" if len(reasons) > 3 else "")
+        could = any(outcome.status == "kept" for outcome in result.plan.outcomes)
         raise NothingToRewriteError(
             f"nothing to rewrite: {told or 'the model has no skip of that kind'}",
-            "See all merges and reasons with --dry-run, or by skipgraph inspect --what-if.",
+            "Give --execution separate to rewrite it all the same."
+            if could
+            else "See all merges and reasons with --dry-run, or by skipgraph inspect --what-if.",
         )
     if verified:
         args, kwargs = inputs
@@ -234,8 +238,8 @@ def _planned(
     model: torch.nn.Module, original: Captured, inputs: Inputs, rewrite: Rewrite, only: Sequence[str],
     skip: Sequence[str], execution: Execution, *, exactly: set[str] | None = None,
 ) -> Rewritten:  # fmt: skip
-    if execution not in ("model", "separate"):
-        raise UsageError(f"unknown execution {execution!r}", "Use model or separate.")
+    if execution not in get_args(Execution):
+        raise UsageError(f"unknown execution {execution!r}", f"Use one of: {', '.join(get_args(Execution))}.")
     before = drawn(original, inputs)
     found = rewrite.find(before)
     chosen, left = selected(found, before, only, skip, skips_only=isinstance(rewrite, ConcatToSum))
@@ -247,8 +251,8 @@ def _planned(
     kept: dict[str, str] = {}
     result = _applied(original, inputs, rewrite, ids, kept)
     sites = [one for one in chosen if isinstance(one, ConcatSite)]
-    if execution == "model" and exactly is None and sites:
-        kept = _kept(sites, before, result[1])
+    if execution != "separate" and exactly is None and sites:
+        kept = _kept(sites, before, result[1], original, result[0] if execution == "measured" else None)
         if kept:
             result = _applied(original, inputs, rewrite, ids, kept)
     bench, after, records, refused = result
@@ -287,17 +291,33 @@ def _joining(chosen: Sequence[Match | Refusal], found: Sequence[Match | Refusal]
         more += new
 
 
-def _kept(sites: Sequence[ConcatSite], before: SkipGraph, after: SkipGraph) -> dict[str, str]:
+def _kept(
+    sites: Sequence[ConcatSite], before: SkipGraph, after: SkipGraph, original: Captured, measured: Workbench | None
+) -> dict[str, str]:
     """Concats that stay although they could go, with the reason."""
-    target = after.cost.peak_bytes
-    smaller = target < before.cost.peak_bytes
-    wanted = worth_it(sites, target if smaller else before.cost.peak_bytes)
-    price = ConcatToSum().price
-    return {
-        site.merge.id: SLOWER.format(f"{price(site).bytes_moved:,}")
-        for site, worth in zip(sites, wanted, strict=True)
-        if not worth
-    }
+    target = min(after.cost.peak_bytes, before.cost.peak_bytes)
+    kept = {}
+    for site in sites:
+        if level_bytes(site) > target:
+            continue
+        slower = _measured(site, before, original, measured) if measured is not None else None
+        if slower is None:
+            slower = modelled(site)
+        if slower:
+            kept[site.merge.id] = f"{slower}, and the peak of memory is elsewhere: it is executed on the concat"
+    return kept
+
+
+def _measured(site: ConcatSite, graph: SkipGraph, original: Captured, bench: Workbench) -> str | None:
+    """By how much the parts of a site are slower than its concat; empty if they are not, None if nobody knows."""
+    names = {graph.nodes[node]["site"] for node in (*site.merge.nodes, *site.carriers, *site.layers)}
+    before = [node for node in original.graphs[False].nodes if node.name in names]
+    made = bench.made.get(site.merge.id, set())
+    after = [node for node in bench.captured.graphs[False].nodes if node in made]
+    seconds = site_seconds(original, before, after, bench.captured)
+    if seconds is None:
+        return None
+    return f"its parts take {seconds[1] / seconds[0]:.2f} of its time here" if seconds[1] > 1.02 * seconds[0] else ""
 
 
 def _applied(
@@ -331,7 +351,10 @@ def _applied(
             steps.append((one, step))
         else:
             for mode, (one, step), done in zip(bench.modes, steps, records, strict=True):
+                there = set(mode.edits.made)
                 done.append(rewrite.apply(one, step, mode.graph, mode.edits))  # type: ignore[arg-type]
+                if not mode.training:
+                    bench.made[name] = mode.edits.made - there
     stranded = _stranded(sites[0], refused)
     if stranded:
         return _applied(original, inputs, rewrite, ids, kept, refused | stranded)

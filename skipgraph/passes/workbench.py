@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from torch import nn
+from torch import fx, nn
 
 from skipgraph.capture import Captured, capture
 from skipgraph.cost import price
@@ -41,12 +41,19 @@ class Workbench:
         Positional and keyword inputs.
     eval_only : bool
         Leave the graph of training as it is.
+
+    Attributes
+    ----------
+    modes : list of Mode
+    made : dict
+        Site -> the calls that its rewrite has put into the graph of evaluation.
     """
 
     def __init__(self, captured: Captured, inputs: Inputs, *, eval_only: bool = False) -> None:
         self.captured = captured
         self.inputs = inputs
         self.surgery = Surgery(captured)
+        self.made: dict[str, set[fx.Node]] = {}
         one = captured.graphs[False] is captured.graphs[True]
         if one and eval_only:
             captured.graphs = {False: captured.copy().graphs[False], True: captured.graphs[True]}
