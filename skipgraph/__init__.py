@@ -9,6 +9,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from skipgraph.bench import bench
+    from skipgraph.delivery import emit
     from skipgraph.errors import SkipgraphError
     from skipgraph.graph import Cost, Counts, Gate, Merge, Skip, SkipGraph
     from skipgraph.inspection import Inspection, inspect, trace
@@ -30,6 +32,8 @@ __all__ = [
     "SkipgraphError",
     "SumToConcat",
     "__version__",
+    "bench",
+    "emit",
     "inspect",
     "render",
     "rewrite",
@@ -48,6 +52,8 @@ _HOMES = {
     "SkipGraph": "skipgraph.graph",
     "SkipgraphError": "skipgraph.errors",
     "SumToConcat": "skipgraph.passes",
+    "bench": "skipgraph.bench",
+    "emit": "skipgraph.delivery",
     "inspect": "skipgraph.inspection",
     "render": "skipgraph.report",
     "rewrite": "skipgraph.rewriting",

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from skipgraph.rewriting import Rewritten
     from skipgraph.sources import Source
 
 
@@ -73,27 +72,3 @@ def show(data: dict[str, Any], *, as_json: bool) -> None:
     seen = sys.stdout.isatty()
     width = shutil.get_terminal_size().columns if seen else None
     sys.stdout.write(terminal(data, color=seen and "NO_COLOR" not in os.environ, width=width))
-
-
-def emit(
-    result: Rewritten, output: Path, weights: str, *, force: bool, onnx: bool = False, pt2: bool = False,
-    bench: str | None = None,
-) -> dict[str, Any]:  # fmt: skip
-    """Write what `skipgraph.rewrite` made; the report is returned."""
-    import skipgraph
-    from skipgraph.emit import emitted, write_directory
-    from skipgraph.report.changes import changes, headline, markdown, notes
-
-    made = emitted(
-        result.model, result.inputs, title=headline(result.plan), notes=notes(result.plan), onnx=onnx, pt2=pt2
-    )
-    data = changes(result, made.graph, weights=weights)
-    files = {
-        **made.files,
-        "plan.json": result.plan.to_json(),
-        "report.json": json.dumps({**data, "skipgraph": skipgraph.__version__}, indent=1, ensure_ascii=False) + "\n",
-        "report.md": markdown(data),
-        **({"bench.json": bench} if bench is not None else {}),
-    }
-    write_directory(output, files, force=force)
-    return data

@@ -1,130 +1,62 @@
-"""Two models timed side by side, in one process, on the same inputs; and the memory that each takes."""
+"""Two models side by side: time, and the memory that a run needs.
+
+The package is also the function: ``skipgraph.bench(a, b, inputs)`` works whether or not it was imported before.
+"""
 
 from __future__ import annotations
 
-import contextlib
-import copy
-import platform
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
-from functools import partial
-from pathlib import Path
-from statistics import median
+import sys
+import types
+from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import nn
-from torch.utils.benchmark import Timer
 
 from skipgraph.bench.memory import peak_bytes
-from skipgraph.bench.statistics import Ratio, ratio, spread
-from skipgraph.capture.trees import map_tensors, tensors
-from skipgraph.errors import ModelError, UsageError
+from skipgraph.bench.result import Bench, Measured
+from skipgraph.bench.settings import Settings, device_name, in_force
+from skipgraph.bench.statistics import Ratio, quartiles, ratio_of
+from skipgraph.bench.table import table
+from skipgraph.bench.timing import take_turns
+from skipgraph.bench.workload import Inputs, Workload, failing, placed
+from skipgraph.capture.trees import named_tensors, tensors
+from skipgraph.errors import UsageError
 from skipgraph.sources.inputs import as_example
 
-__all__ = ["Bench", "Ratio", "Timing", "bench"]
-
-SCHEMA = "skipgraph.bench/1"
-_DTYPES = {
-    "f32": torch.float32, "float32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16,
-    "bfloat16": torch.bfloat16, "f16": torch.float16, "fp16": torch.float16, "float16": torch.float16,
-    "float64": torch.float64,
-}  # fmt: skip
-_WARM_UP = 3  # runs that are not counted
-_PAIRS = (9, 101)  # of blocks: at least, at most
-
-
-@dataclass(frozen=True, slots=True)
-class Timing:
-    """One model: seconds a run, and bytes.
-
-    Attributes
-    ----------
-    median, first_quartile, third_quartile : float
-        Seconds of one run, over blocks of runs.
-    blocks : int
-        How many blocks were timed.
-    peak_bytes : int
-        Most activations held at once, as the allocator saw it, inputs included.
-    parameter_bytes : int
-    """
-
-    median: float
-    first_quartile: float
-    third_quartile: float
-    blocks: int
-    peak_bytes: int
-    parameter_bytes: int
-
-
-@dataclass(frozen=True, slots=True)
-class Bench:
-    """Two models side by side.
-
-    Attributes
-    ----------
-    device : str
-        Name of the processor, with the number of threads if it is a CPU.
-    torch : str
-        Version.
-    settings : dict
-        What was asked for.
-    a, b : Timing
-    ratio : Ratio
-        B's time over A's.
-    """
-
-    device: str
-    torch: str
-    settings: dict[str, Any]
-    a: Timing
-    b: Timing
-    ratio: Ratio
-
-    def as_json(self) -> dict[str, Any]:
-        """Plain data, of schema ``skipgraph.bench/1``."""
-        return {"schema": SCHEMA, **asdict(self), "noise": self.ratio.is_noise, "verdict": str(self.ratio)}
+__all__ = ["Bench", "Measured", "Ratio", "Settings", "bench", "table"]
 
 
 def bench(
-    a: nn.Module,
-    b: nn.Module,
+    a: torch.nn.Module,
+    b: torch.nn.Module,
     example_inputs: Any,
     *,
     device: str = "cpu",
-    dtype: str | None = None,
+    dtype: str | torch.dtype | None = None,
     channels_last: bool = False,
     compile: bool = False,
     cuda_graphs: bool = False,
     batch: int | None = None,
-    train: bool = False,
-    seconds: float = 2.0,
+    training: bool = False,
+    threads: int | None = None,
+    min_seconds: float = 2.0,
+    names: tuple[str, str] = ("A", "B"),
+    progress: Callable[[str], None] | None = None,
 ) -> Bench:
-    """Time two models on the same inputs.
-
-    Blocks of runs of A and B alternate, so that what else the machine does meets both; ratios are taken within pairs.
+    """Time two models in turns on the same inputs, and measure the memory that each needs.
 
     Parameters
     ----------
     a, b : torch.nn.Module
-        They are copied, not changed.
+        They are copied, and not changed.
     example_inputs : tuple, list, dict or tensor
-    device : str
-        ``"cpu"``, or ``"cuda"``, timed by its events.
-    dtype : str, optional
-        ``"f32"``, ``"tf32"`` (CUDA), ``"bf16"``, ``"fp16"``; the model's own if not given.
-    channels_last : bool
-        Weights and images in that memory format.
-    compile : bool
-        Both through `torch.compile`.
-    cuda_graphs : bool
-        Both captured in a CUDA graph.
-    batch : int, optional
-        Samples; those of the example if not given.
-    train : bool
-        A forward and a backward pass in training mode, not a forward in evaluation.
-    seconds : float
-        Time to spend on measuring.
+        Positional inputs, keyword inputs, or the only input. Tensors on the meta device are filled.
+    device, dtype, channels_last, compile, cuda_graphs, batch, training, threads, min_seconds
+        See `Settings`; ``threads`` is what PyTorch has now if it is not given.
+    names : tuple of str
+        What to call the models in messages and results.
+    progress : callable, optional
+        Told of what is being done.
 
     Returns
     -------
@@ -133,182 +65,125 @@ def bench(
     Raises
     ------
     UsageError
-        If the machine, or the combination, does not have it.
+        If this cannot be measured: no such device, a setting without meaning there, outputs of unlike structure.
     ModelError
-        If a model cannot be run or compiled; its own words are quoted.
+        If a model raises, or cannot be compiled.
+
+    Examples
+    --------
+    >>> import skipgraph, torch
+    >>> small, large = torch.nn.Linear(8, 8), torch.nn.Linear(8, 8)
+    >>> result = skipgraph.bench(small, large, torch.randn(4, 8), min_seconds=0.01)
+    >>> result.a.peak_bytes, result.a.parameter_bytes  # 4 · 8 numbers in and out; 8 · 8 weights and 8 biases
+    (256, 288)
     """
-    place = _device(device, cuda_graphs=cuda_graphs, dtype=dtype)
-    if cuda_graphs and train:
-        raise UsageError("a CUDA graph of a training step is not taken", "Give --cuda-graphs or --train.")
-    kind = _dtype(dtype)
-    with _precision(dtype):
-        inputs = _prepared(as_example(example_inputs), place, kind, batch, channels_last=channels_last)
-        runs = []
-        for model in (a, b):
-            one = _moved(model, place, kind, channels_last=channels_last, train=train)
-            held = sum(tensor.numel() * tensor.element_size() for tensor in tensors(inputs))
-            run = _runner(one, inputs, train=train, compile=compile)
-            peak = _told(partial(peak_bytes, run, place, held=held))
-            runs.append((_graphed(run) if cuda_graphs else run, peak, _parameter_bytes(one)))
-        first, second = _interleaved(runs[0][0], runs[1][0], place, seconds)
-    settings = {
-        "dtype": dtype or "own", "channels_last": channels_last, "compile": compile, "cuda_graphs": cuda_graphs,
-        "train": train, "shapes": [list(tensor.shape) for tensor in tensors(inputs)],
-    }  # fmt: skip
-    timings = [
-        Timing(median(times), *spread(times), len(times), peak, parameters)
-        for times, (_, peak, parameters) in zip((first, second), runs, strict=True)
+    settings = Settings(
+        device=device,
+        dtype=str(dtype).removeprefix("torch.") if dtype is not None else None,
+        channels_last=channels_last,
+        compile=compile,
+        cuda_graphs=cuda_graphs,
+        batch=batch,
+        training=training,
+        threads=threads if threads is not None else torch.get_num_threads(),
+        min_seconds=min_seconds,
+    )
+    where = settings.check()
+    with in_force(settings, where):
+        inputs = placed(as_example(example_inputs), settings, where)
+        pair = [Workload(name, model, inputs, settings, where) for name, model in zip(names, (a, b), strict=True)]
+        return _compared(pair, inputs, settings, where, progress or _ignore)
+
+
+def _compared(
+    pair: list[Workload], inputs: Inputs, settings: Settings, device: torch.device, tell: Callable[[str], None]
+) -> Bench:
+    tell("first runs")
+    outputs = [workload.outputs() for workload in pair]
+    _check_structure(*outputs)
+    difference = None if settings.training else _difference(*outputs)
+    del outputs
+    if settings.compile:
+        torch.compiler.reset()  # what was compiled before counts against a limit, beyond which nothing is compiled
+    peaks = []
+    for workload in pair:
+        if settings.compile:
+            tell(f"compiling {workload.name}")
+            workload.compile()
+        peaks.append(_peak(workload, inputs, device))
+    first, second = (workload.replayed() if settings.cuda_graphs else workload.run for workload in pair)
+    tell("timing")
+    with failing("a later run"):
+        turns = take_turns(first, second, device, settings.min_seconds)
+    measured = [
+        _measured(workload, blocks, number, peak)
+        for workload, blocks, number, peak in zip(pair, turns.blocks, turns.runs, peaks, strict=True)
     ]
-    return Bench(name_of(place), torch.__version__, settings, *timings, ratio(first, second))
+    described = [
+        {"name": name, "shape": list(tensor.shape), "dtype": str(tensor.dtype).removeprefix("torch.")}
+        for name, tensor in [*named_tensors(inputs[0]), *named_tensors(inputs[1])]
+    ]
+    return Bench(
+        device=device_name(device),
+        torch_version=str(torch.__version__),
+        settings=settings,
+        inputs=described,
+        a=measured[0],
+        b=measured[1],
+        ratio=ratio_of(turns.rounds),
+        rounds=len(turns.rounds),
+        output_difference=difference,
+    )
 
 
-def _device(device: str, *, cuda_graphs: bool, dtype: str | None) -> torch.device:
-    try:
-        place = torch.device(device)
-    except RuntimeError:
-        raise UsageError(f"unknown device {device!r}", "Use cpu or cuda.") from None
-    if place.type not in ("cpu", "cuda"):
-        raise UsageError(f"nothing is timed on {place.type}", "Use cpu or cuda.")
-    if place.type == "cuda" and not torch.cuda.is_available():
-        raise UsageError("this machine has no CUDA device, or torch was built without", "Give --device cpu.")
-    if place.type == "cpu" and cuda_graphs:
-        raise UsageError("a CPU has no CUDA graphs", "Leave out --cuda-graphs, or give --device cuda.")
-    if place.type == "cpu" and dtype == "tf32":
-        raise UsageError("a CPU has no TF32", "Give --dtype f32, or --device cuda.")
-    return place
+def _peak(workload: Workload, inputs: Inputs, device: torch.device) -> int:
+    held = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in tensors(inputs)}
+    workload.warm_up()
+    workload.release()
+    with failing(f"measuring the memory of {workload.name}"):
+        return peak_bytes(workload.run, device, sum(held.values()))
 
 
-def _dtype(name: str | None) -> torch.dtype | None:
-    if name is None:
-        return None
-    if name not in _DTYPES:
-        raise UsageError(f"unknown dtype {name!r}", f"Use one of: {', '.join(_DTYPES)}.")
-    return _DTYPES[name]
+def _measured(workload: Workload, blocks: list[float], runs: int, peak: int) -> Measured:
+    first, middle, third = quartiles(blocks)
+    parameters = sum(tensor.nbytes for tensor in workload.module.parameters())
+    buffers = sum(tensor.nbytes for tensor in workload.module.buffers())
+    return Measured(workload.name, middle, (first, third), runs, peak, parameters, buffers)
 
 
-@contextlib.contextmanager
-def _precision(dtype: str | None) -> Iterator[None]:
-    """TF32 only where it was asked for."""
-    before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = dtype == "tf32"
-    try:
-        yield
-    finally:
-        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
+def _check_structure(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> None:
+    for name in dict.fromkeys([*a, *b]):
+        shapes = [tuple(outputs[name].shape) if name in outputs else None for outputs in (a, b)]
+        if shapes[0] != shapes[1]:
+            said = ["missing" if shape is None else "×".join(map(str, shape)) or "a scalar" for shape in shapes]
+            raise UsageError(
+                f"the outputs differ in structure: {f'output {name}' if name else 'the output'} is {said[0]} in A and "
+                f"{said[1]} in B",
+                "Compare models that give the same outputs for the same inputs.",
+            )
 
 
-def _prepared(
-    inputs: Any, place: torch.device, dtype: torch.dtype | None, batch: int | None, *, channels_last: bool
-) -> Any:
-    generator = torch.Generator().manual_seed(0)
-
-    def prepared(tensor: torch.Tensor) -> torch.Tensor:
-        shape = (batch, *tensor.shape[1:]) if batch is not None and tensor.dim() else tuple(tensor.shape)
-        if tensor.is_floating_point():
-            made = torch.randn(shape, generator=generator).to(place, dtype or tensor.dtype)
-        elif tensor.device.type == "meta" or shape != tuple(tensor.shape):
-            made = torch.zeros(shape, dtype=tensor.dtype, device=place)
-        else:
-            made = tensor.to(place)
-        return made.to(memory_format=torch.channels_last) if channels_last and made.dim() == 4 else made
-
-    return map_tensors(prepared, inputs)
+def _difference(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> float | None:
+    """The largest of all outputs, relative to each; None if a number is not finite."""
+    worst = 0.0
+    for name, tensor in a.items():
+        mine, other = tensor.double(), b[name].double()
+        if not bool(mine.isfinite().all() and other.isfinite().all()):
+            return None
+        if mine.numel():
+            worst = max(worst, (mine - other).abs().max().item() / (mine.abs().max().item() or 1.0))
+    return worst
 
 
-def _moved(
-    model: nn.Module, place: torch.device, dtype: torch.dtype | None, *, channels_last: bool, train: bool
-) -> nn.Module:
-    one = copy.deepcopy(model).to(place)
-    if dtype is not None:
-        one = one.to(dtype)
-    if channels_last:
-        one = one.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return one.train(train)
+def _ignore(text: str) -> None:
+    """Nobody is told."""
 
 
-def _runner(model: nn.Module, inputs: Any, *, train: bool, compile: bool) -> Callable[[], Any]:
-    args, kwargs = inputs
-    called: Callable[..., Any] = torch.compile(model) if compile else model
+class _Callable(types.ModuleType):
+    """The package, which stands in the place of the function ``skipgraph.bench`` once it is imported."""
 
-    def infer() -> Any:
-        with torch.inference_mode():
-            return called(*args, **kwargs)
-
-    def step() -> Any:
-        model.zero_grad(set_to_none=True)
-        loss = sum(one.float().square().mean() for one in tensors(called(*args, **kwargs)) if one.is_floating_point())
-        loss.backward()  # type: ignore[union-attr]
-        return loss
-
-    return step if train else infer
+    def __call__(self, *args: Any, **options: Any) -> Bench:
+        return bench(*args, **options)
 
 
-def _told(run: Callable[[], int]) -> int:
-    """Run a model for the first time; what it says of a failure is quoted."""
-    try:
-        return run()
-    except Exception as error:
-        words = (str(error).strip().splitlines() or [""])[0]
-        raise ModelError(
-            f"the model cannot be run so: {type(error).__name__}: {words}", "Try other options."
-        ) from error
-
-
-def _graphed(run: Callable[[], Any]) -> Callable[[], Any]:
-    stream = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        for _ in range(_WARM_UP):
-            run()
-    torch.cuda.current_stream().wait_stream(stream)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        run()
-    return graph.replay
-
-
-def _interleaved(
-    a: Callable[[], Any], b: Callable[[], Any], place: torch.device, seconds: float
-) -> tuple[list[float], list[float]]:
-    """Seconds of one run, block by block; A and B take turns, and take turns at being first."""
-    timed = _cuda_block if place.type == "cuda" else _cpu_block
-    for run in (a, b):
-        for _ in range(_WARM_UP):
-            run()
-    single = max(timed(run, 1) for run in (a, b))
-    pairs = max(_PAIRS[0], min(_PAIRS[1], int(seconds / max(2 * single, 1e-9))))
-    count = max(1, int(seconds / (2 * single * pairs)))
-    times: tuple[list[float], list[float]] = ([], [])
-    for pair in range(pairs):
-        order = ((0, a), (1, b)) if pair % 2 == 0 else ((1, b), (0, a))
-        for which, run in order:
-            times[which].append(timed(run, count))
-    return times
-
-
-def _cpu_block(run: Callable[[], Any], count: int) -> float:
-    return float(Timer("run()", globals={"run": run}, num_threads=torch.get_num_threads()).timeit(count).mean)
-
-
-def _cuda_block(run: Callable[[], Any], count: int) -> float:
-    start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-    start.record()
-    for _ in range(count):
-        run()
-    end.record()
-    torch.cuda.synchronize()
-    return float(start.elapsed_time(end)) / 1e3 / count
-
-
-def _parameter_bytes(model: nn.Module) -> int:
-    return sum(tensor.numel() * tensor.element_size() for tensor in model.parameters())
-
-
-def name_of(place: torch.device) -> str:
-    """What a device is called."""
-    if place.type == "cuda":
-        return torch.cuda.get_device_name(place)
-    information = Path("/proc/cpuinfo")
-    lines = information.read_text().splitlines() if information.is_file() else []
-    model = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
-    return f"{model or platform.machine()}, {torch.get_num_threads()} threads"
+sys.modules[__name__].__class__ = _Callable

@@ -1,7 +1,8 @@
-"""The most memory that activations take, as the allocator saw it."""
+"""The most memory that a run held at once, by the allocators' own accounts."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -9,40 +10,47 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 
-def peak_bytes(run: Callable[[], Any], device: torch.device, *, held: int = 0) -> int:
-    """The most bytes allocated at once while ``run`` runs, on top of ``held`` bytes that were there before.
+def peak_bytes(run: Callable[[], Any], device: torch.device, held: int = 0) -> int:
+    """The most bytes that were allocated at one time while ``run`` ran, beyond what was there before.
 
-    ``run`` runs once before, so that what is made on a first call is no part of it.
-
-    Notes
-    -----
-    On a CPU the events of PyTorch's allocator are added up (`torch.profiler`, ``profile_memory``); what libraries
-    allocate by themselves is not seen. On CUDA it is ``torch.cuda.max_memory_allocated``, less what was there.
+    ``held`` bytes of what was there, such as inputs, are added. What ``run`` returns counts. Call it once before, so
+    that buffers that are made at the first use are no part of it.
     """
-    run()
     if device.type == "cuda":
-        torch.cuda.synchronize(device)
-        before = torch.cuda.memory_allocated(device)
-        torch.cuda.reset_peak_memory_stats(device)
-        kept = run()
-        torch.cuda.synchronize(device)
-        del kept
-        return torch.cuda.max_memory_allocated(device) - before + held
-    total = most = held
-    for change in _changes(run):
+        return _peak_on_cuda(run, device) + held
+    total = peak = held
+    for _, change in memory_events(run):
         total += change
-        most = max(most, total)
-    return most
+        peak = max(peak, total)
+    return peak
 
 
-def _changes(run: Callable[[], Any]) -> list[int]:
-    """Bytes of every allocation (positive) and release (negative), in order; the result outlives them."""
+def memory_events(run: Callable[[], Any]) -> list[tuple[int, int]]:
+    """``(time in nanoseconds, bytes)`` of every allocation (positive) and release (negative) on the CPU in ``run``.
+
+    The result of ``run`` is kept until the last event is recorded.
+    """
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler writes its comings and goings to standard error
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         kept = run()
     del kept
-    events = profiler.profiler.kineto_results.events()  # type: ignore[union-attr]
+    recorded: Any = profiler.profiler
     # Events of one thread come in order, and a stable sort keeps those of one nanosecond so.
-    found = sorted(
-        ((event.start_ns(), event.nbytes()) for event in events if event.name() == "[memory]"), key=lambda one: one[0]
+    return sorted(
+        (
+            (event.start_ns(), event.nbytes())
+            for event in recorded.kineto_results.events()
+            if event.name() == "[memory]"
+        ),
+        key=lambda event: event[0],
     )
-    return [nbytes for _, nbytes in found]
+
+
+def _peak_on_cuda(run: Callable[[], Any], device: torch.device) -> int:
+    torch.cuda.synchronize(device)
+    torch.cuda.reset_peak_memory_stats(device)
+    before = torch.cuda.memory_allocated(device)
+    kept = run()
+    torch.cuda.synchronize(device)
+    del kept
+    return torch.cuda.max_memory_allocated(device) - before

@@ -5,6 +5,9 @@
 
 from __future__ import annotations
 
+import importlib
+import sys
+import types
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -64,7 +67,7 @@ def emitted(
     if (tables := extra_tables(model)) is not None:
         files["tables.safetensors"] = tables
     if onnx:
-        from skipgraph.emit.onnx import onnx as onnx_file
+        from skipgraph.emit.onnx import onnx_file
 
         files["model.onnx"] = onnx_file(alone, inputs)
     if pt2:
@@ -122,3 +125,13 @@ def _values(tensor: torch.Tensor) -> torch.Tensor:
     if tensor.is_floating_point():
         return torch.randn(tensor.shape, generator=generator, dtype=tensor.dtype)
     return torch.zeros(tensor.shape, dtype=tensor.dtype)
+
+
+class _Callable(types.ModuleType):
+    """The package, which stands in the place of the function ``skipgraph.emit`` once it is imported."""
+
+    def __call__(self, *args: Any, **options: Any) -> Any:
+        return importlib.import_module("skipgraph.delivery").emit(*args, **options)
+
+
+sys.modules[__name__].__class__ = _Callable

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import builtins
-import keyword
 import operator
 import re
 from collections import OrderedDict
@@ -15,14 +13,10 @@ from torch import fx, nn
 
 from skipgraph.capture import Captured
 from skipgraph.capture.remade import Rebuild
-from skipgraph.emit.layout import wrapped
 from skipgraph.emit.literals import AUGMENTED, INFIX, METHODS, function_name, literal, telling
+from skipgraph.emit.names import GENERIC, HINTS, TAKEN, cleaned, hint
 from skipgraph.emit.regions import Region, is_numbered
 from skipgraph.errors import EmitError
-
-_GENERIC = ("x", "y", "z", "u", "v", "w")
-_TAKEN = {"self", "torch", "nn", "F", "math", "operator", *dir(builtins), *keyword.kwlist}
-_HINTS = {"getitem": "part", "add": "total", "iadd": "total", "cat": "joined", "mul": "product", "unbind": "parts"}
 
 
 class Body:
@@ -69,7 +63,7 @@ class Body:
             if isinstance(item, Region):
                 self._call_region(item, place)
             else:
-                self._statement(item, place)
+                self._written_out(item, place)
             self._let_go(item, place, final=place == len(items) - 1)
         if self._root:
             self.lines.append(f"return {self._argument(result)}")
@@ -83,15 +77,23 @@ class Body:
         call = f"{self._path(region.path)}({', '.join(self._argument(one) for one in region.inputs)})"
         targets: list[str] = []
         for output in region.outputs:
-            targets.append(self._new_name(output, place, region.inputs, _hint(region.path), avoid=targets))
+            targets.append(self._new_name(output, place, region.inputs, hint(region.path), avoid=targets))
         self.lines.append(f"{', '.join(targets)} = {call}")
+
+    def _written_out(self, node: fx.Node, place: int) -> None:
+        try:
+            self._statement(node, place)
+        except EmitError as error:
+            scope = node.meta.get("scope", ())
+            where = f"in {scope[-1][0]}" if scope else "in the model's own forward"
+            raise EmitError(f"{node.name}, {where}: {error.message}", error.remedy) from error
 
     def _statement(self, node: fx.Node, place: int) -> None:
         if self._may_inline(node, place):
             self._inlined[node] = self._expression(node)
             return
         if node.target in AUGMENTED:
-            target = self._name[node.args[0]] if node.args[0] in self._name else None  # type: ignore[index]
+            target = self._name.get(node.args[0])  # type: ignore[arg-type]
             if target is not None:
                 self.lines.append(f"{target} {AUGMENTED[node.target]} {self._argument(node.args[1])}")
                 self._name[node] = target
@@ -169,29 +171,33 @@ class Body:
     def _new_name(self, node: fx.Node, place: int, reads: Iterable[fx.Node], hint: str, avoid: list[str]) -> str:
         """The name of a result: that of an operand which dies here, or a short one, or what it is the result of."""
         live = {self._name[one] for one, last in self._last.items() if last > place and one in self._name}
-        for read in reads if "shape" in node.meta else ():
-            name = self._name.get(read)
-            if self._root and name in self._held:
-                continue
-            dies = name is not None and name not in live and "shape" in read.meta
-            if name is not None and dies and name not in avoid:
-                self._name[node] = name
-                return name
+        dying = [
+            self._name[read]
+            for read in (reads if "shape" in node.meta else ())
+            if read in self._name and "shape" in read.meta
+            if self._name[read] not in {*live, *avoid} and not (self._root and self._name[read] in self._held)
+        ]
+        if dying:
+            # An argument last, which its caller holds anyway; in the model's own forward no name that tells of another.
+            reused = min(dying, key=lambda one: (one in self._held, self._root and one not in GENERIC))
+            self._held.discard(reused)
+            self._name[node] = reused
+            return reused
         taken = live | set(self._name.values()) | set(avoid)
         short = self._last.get(node, 0) <= place + 1 and "shape" in node.meta
-        candidates = [*(_GENERIC if short or not hint else ()), hint or "value"]
-        name = next((one for one in candidates if one not in taken), None)
+        candidates = [*(GENERIC if short or not hint else ()), hint or "value"]
+        name: str | None = next((one for one in candidates if one not in taken), None)
         number = 1
-        while name is None or name in taken or name in _TAKEN:
+        while name is None or name in taken or name in TAKEN:
             name, number = f"{hint or 'value'}_{number}", number + 1
         self._name[node] = name
         return name
 
     def _node_hint(self, node: fx.Node) -> str:
         if node.op == "call_module":
-            return _hint(str(node.target))
+            return hint(str(node.target))
         name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "value")
-        return _HINTS.get(str(name), _clean(str(name)))
+        return HINTS.get(str(name), cleaned(str(name)))
 
     # -- expressions -------------------------------------------------------------------------------------------------
 
@@ -314,22 +320,3 @@ def _acts(node: fx.Node) -> bool:
     """Whether a call does more than compute what it returns."""
     name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
     return "grad_enabled" in name or "autocast" in name or name.endswith("_") or node.target is torch._assert
-
-
-def _hint(path: str) -> str:
-    """A name for what a module makes: the last word of its path, with the numbers behind it."""
-    parts = path.split(".")
-    while len(parts) > 1 and all(part.isdigit() for part in parts[-1:]) and not parts[0].isdigit():
-        word = next((place for place in reversed(range(len(parts))) if not parts[place].isdigit()), 0)
-        return _clean("_".join(parts[word:]))
-    return _clean(parts[-1])
-
-
-def _clean(name: str) -> str:
-    name = re.sub(r"\W", "_", name).strip("_").lower() or "value"
-    return f"{name}_" if name in _TAKEN else name if not name[0].isdigit() else f"value_{name}"
-
-
-def statement(text: str, indent: int) -> str:
-    """A line of source at some depth, broken where it is too long."""
-    return wrapped(" " * indent + text)

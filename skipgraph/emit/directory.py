@@ -53,13 +53,10 @@ def write_directory(path: Path, files: Mapping[str, str | bytes], *, force: bool
                 (beside / name).write_bytes(content.encode() if isinstance(content, str) else content)
             if target.exists():
                 target.rename(old)
-            try:
-                beside.rename(target)
-            except BaseException:
-                if old.exists():
-                    old.rename(target)
-                raise
+            beside.rename(target)
         finally:
+            if old.exists() and not target.exists():  # whatever came between, an interrupt too
+                old.rename(target)
             shutil.rmtree(beside, ignore_errors=True)
             shutil.rmtree(old, ignore_errors=True)
     except OSError as error:

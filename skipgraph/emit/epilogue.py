@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -40,9 +41,7 @@ def _structure(captured: Captured, alias_of: Mapping[str, str]) -> str:
     for name, first in _tied(captured):
         owner, _, attribute = name.rpartition(".")
         lines.append(f"    model.get_submodule({literal(owner)}).{attribute} = model.get_parameter({literal(first)})")
-    dtypes = {one.dtype for one in captured.parameters() if one.is_floating_point()}
-    if len(dtypes) == 1 and (dtype := next(iter(dtypes))) != torch.float32:
-        lines.append(f"    model.to({dtype})")
+    lines += _dtypes(captured)
     images = [one for one in captured.parameters() if one.dim() == 4 and one.shape[1] > 1 and one[0, 0].numel() > 1]
     if images and all(one.is_contiguous(memory_format=torch.channels_last) for one in images):
         lines.append("    model.to(memory_format=torch.channels_last)")
@@ -59,6 +58,30 @@ def _structure(captured: Captured, alias_of: Mapping[str, str]) -> str:
     if len(lines) == 2:
         return f"{lines[0]}\n    return Model()"
     return "\n".join([*lines, "    return model"])
+
+
+def _dtypes(captured: nn.Module) -> list[str]:
+    """Set the dtype that most tensors have, then those of the others; tensors written out have theirs already."""
+    tensors = {
+        **dict(captured.named_parameters()),
+        **{name: one for name, one in captured.named_buffers() if name in captured.state_dict()},
+    }
+    floats = {name: one.dtype for name, one in tensors.items() if one.is_floating_point()}
+    counted = Counter(dtype for name, dtype in floats.items() if isinstance(tensors[name], nn.Parameter))
+    usual = counted.most_common(1)[0][0] if counted else torch.float32
+    lines = [] if usual == torch.float32 else [f"    model.to({usual})"]
+    others: dict[torch.dtype, list[str]] = {}
+    for name, dtype in floats.items():
+        if dtype != usual:
+            others.setdefault(dtype, []).append(name)
+    for dtype, names in others.items():
+        lines += ["    for name in (", *(f"        {literal(name)}," for name in names), "    ):"]
+        lines += [
+            '        owner, _, attribute = name.rpartition(".")',
+            "        tensor = getattr(model.get_submodule(owner), attribute)",
+            f"        tensor.data = tensor.data.to({dtype})",
+        ]
+    return lines
 
 
 def _build(captured: Captured) -> str:
@@ -80,21 +103,6 @@ def _build(captured: Captured) -> str:
             "    for name, table in tables.items():",
             '        owner, _, attribute = name.rpartition(".")',
             "        setattr(model.get_submodule(owner), attribute, table)",
-        ]
-    exceptions = sorted(captured.frozen_modes)
-    if exceptions:
-        lines += [
-            "    train = model.train",
-            "",
-            "    def train_but_frozen(mode=True):",
-            "        train(mode)",
-            "        for path in (",
-            *[f"            {literal(path)}," for path in exceptions],
-            "        ):",
-            "            model.get_submodule(path).training = False",
-            "        return model",
-            "",
-            "    model.train = train_but_frozen",
         ]
     if len(lines) == 3:
         return "\n".join([*lines[:2], "    return _structure()"])
@@ -130,7 +138,7 @@ def _example(tree: Any) -> str:
         dtype = "" if tree.dtype == torch.float32 else f", dtype={tree.dtype}"
         if tree.is_floating_point():
             return f"torch.randn({literal(tuple(tree.shape))}, generator=generator{dtype})"
-        return f"torch.zeros({literal(tuple(tree.shape))}{dtype})"
+        return _example_numbers(tree)
     if isinstance(tree, dict):
         return "{" + ", ".join(f"{literal(key)}: {_example(one)}" for key, one in tree.items()) + "}"
     if isinstance(tree, tuple):
@@ -139,6 +147,19 @@ def _example(tree: Any) -> str:
     if isinstance(tree, list):
         return "[" + ", ".join(map(_example, tree)) + "]"
     return literal(tree)
+
+
+def _example_numbers(tensor: torch.Tensor) -> str:
+    """Indices or a mask: the very ones if they are few or all the same, else zeros, which are valid everywhere."""
+    shape = literal(tuple(tensor.shape))
+    if tensor.device.type == "meta" or not tensor.numel():
+        return f"torch.zeros({shape}, dtype={tensor.dtype})"
+    first = tensor.flatten()[0]
+    if bool((tensor == first).all()):
+        return f"torch.full({shape}, {literal(first.item())}, dtype={tensor.dtype})"
+    if tensor.numel() <= _SMALL:
+        return f"torch.tensor({literal(tensor.tolist())}, dtype={tensor.dtype})"
+    return f"torch.zeros({shape}, dtype={tensor.dtype})"
 
 
 def constants(captured: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:

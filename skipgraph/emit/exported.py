@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import io
 import logging
 import warnings
@@ -10,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from skipgraph.capture.trees import tensors
+from skipgraph.capture.trees import map_tensors
 from skipgraph.errors import EmitError
 
 Inputs = tuple[tuple[Any, ...], dict[str, Any]]
@@ -36,8 +37,8 @@ def exported(model: nn.Module, inputs: Inputs) -> torch.export.ExportedProgram:
     model.eval()
     with quiet():
         try:
-            shapes = dynamic_batch(inputs)
-            return torch.export.export(model, args, kwargs, dynamic_shapes=shapes, strict=False)
+            two = map_tensors(doubled, inputs)
+            return torch.export.export(model, *two, dynamic_shapes=dynamic_batch(model, inputs), strict=False)
         except Exception:
             try:
                 return torch.export.export(model, args, kwargs, strict=False)
@@ -46,17 +47,25 @@ def exported(model: nn.Module, inputs: Inputs) -> torch.export.ExportedProgram:
                 raise EmitError(f"torch.export cannot export the model: {words[0]}", "Leave out --pt2.") from error
 
 
-def dynamic_batch(inputs: Inputs) -> tuple[Any, ...] | dict[str, Any] | None:
-    """The first axis of every input as one dynamic size, in the form that torch.export takes; needs two samples."""
+def dynamic_batch(model: nn.Module, inputs: Inputs) -> dict[str, Any]:
+    """The first axis of every input as one dynamic size, in the form that torch's exporters take."""
     args, kwargs = inputs
-    if any(tensor.dim() == 0 or tensor.shape[0] < 2 for tensor in tensors(inputs)):
-        return None
     batch = torch.export.Dim("batch", min=1)
-    found = [{0: batch} if isinstance(one, torch.Tensor) else None for one in args]
-    named = {name: {0: batch} if isinstance(one, torch.Tensor) else None for name, one in kwargs.items()}
-    if not named:
-        return tuple(found)
-    return named if not found else None
+
+    def shape(one: Any) -> Any:
+        if isinstance(one, torch.Tensor):
+            return {0: batch} if one.dim() else {}
+        if isinstance(one, (list, tuple)):
+            return [shape(each) for each in one]
+        return {key: shape(each) for key, each in one.items()} if isinstance(one, dict) else None
+
+    positional = zip(inspect.signature(model.forward).parameters, args, strict=False)
+    return {name: shape(one) for name, one in [*positional, *kwargs.items()]}
+
+
+def doubled(tensor: torch.Tensor) -> torch.Tensor:
+    """Two samples for one: an exporter takes a batch of one for a constant."""
+    return torch.cat([tensor, tensor]) if tensor.dim() and tensor.shape[0] == 1 else tensor
 
 
 class quiet:  # noqa: N801

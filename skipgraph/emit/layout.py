@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
+
 _WIDTH = 120
 _PAIRS = {"(": ")", "[": "]", "{": "}"}
 
@@ -32,17 +35,65 @@ def wrapped(line: str) -> str:
     return "\n".join([opened, *(wrapped(f"{indent}    {one}{last}") for one in arguments), indent + closed])
 
 
-def _outermost(line: str) -> int | None:
-    """Where the bracket opens that the line's last character closes."""
+def spaced_slices(line: str) -> str:
+    """A statement with spaces around the colons of slices whose ends are more than a name or a number."""
+    result, start = "", 0
+    for place, character in _outside_texts(line):
+        if character != "[" or place < start:
+            continue
+        end = _closing(line, place)
+        inside = line[place + 1 : end]
+        if ":" in inside:
+            keys = ", ".join(map(_spaced_slice, split_arguments(inside)))
+            inside = keys + "," * inside.endswith(",")
+        result += line[start : place + 1] + inside + "]"
+        start = end + 1
+    return result + line[start:]
+
+
+def _spaced_slice(key: str) -> str:
+    key = spaced_slices(key)
+    depth, ends = 0, [""]
+    for character in key:
+        depth += (character in _PAIRS) - (character in _PAIRS.values())
+        if character == ":" and not depth:
+            ends.append("")
+        else:
+            ends[-1] += character
+    if len(ends) == 1 or all(re.fullmatch(r"-?\w*", end) for end in ends):
+        return key
+    return re.sub(" +", " ", " : ".join(ends)).strip()
+
+
+def _outside_texts(line: str) -> Iterator[tuple[int, str]]:
+    """Places and characters outside of string literals."""
     quoted = ""
-    opened: list[int] = []
     for place, character in enumerate(line):
         if quoted:
             if character == quoted and line[place - 1] != "\\":
                 quoted = ""
         elif character in "\"'":
             quoted = character
-        elif character in _PAIRS:
+        else:
+            yield place, character
+
+
+def _closing(line: str, start: int) -> int:
+    """Where the bracket at ``start`` closes."""
+    depth = 0
+    for place, character in _outside_texts(line):
+        if place >= start:
+            depth += (character in _PAIRS) - (character in _PAIRS.values())
+            if not depth:
+                return place
+    return len(line)
+
+
+def _outermost(line: str) -> int | None:
+    """Where the bracket opens that the line's last character closes."""
+    opened: list[int] = []
+    for place, character in _outside_texts(line):
+        if character in _PAIRS:
             opened.append(place)
         elif character in _PAIRS.values():
             start = opened.pop()
@@ -53,14 +104,9 @@ def _outermost(line: str) -> int | None:
 
 def split_arguments(text: str) -> list[str]:
     """What stands between the commas of an argument list, those inside brackets and strings apart."""
-    found, depth, quoted, start = [], 0, "", 0
-    for place, character in enumerate(text):
-        if quoted:
-            if character == quoted and text[place - 1] != "\\":
-                quoted = ""
-        elif character in "\"'":
-            quoted = character
-        elif character in _PAIRS:
+    found, depth, start = [], 0, 0
+    for place, character in _outside_texts(text):
+        if character in _PAIRS:
             depth += 1
         elif character in _PAIRS.values():
             depth -= 1

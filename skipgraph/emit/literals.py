@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 from torch.fx.node import _get_qualified_name
+from torch.nn.utils.parametrize import type_before_parametrizations
 
 from skipgraph.errors import EmitError
 
@@ -95,7 +96,8 @@ def telling(function: Any, given: Mapping[str, Any]) -> dict[str, Any]:
     return {
         name: value
         for name, value in given.items()
-        if not name.startswith("_") and not (name in parameters and _same(value, parameters[name].default))
+        if name == "training"
+        or (not name.startswith("_") and not (name in parameters and _same(value, parameters[name].default)))
     }
 
 
@@ -109,7 +111,7 @@ def layer(module: nn.Module) -> tuple[str, list[tuple[str, Any]]]:
     EmitError
         If an argument cannot be read off the layer.
     """
-    kind = type(module)
+    kind = type_before_parametrizations(module)
     if not kind.__module__.startswith(("torch.nn.", "torch.ao.nn.")):
         raise EmitError(f"a layer of class {kind.__qualname__} is no layer of torch.nn", "It cannot be written out.")
     name = f"nn.{kind.__name__}" if hasattr(nn, kind.__name__) else f"{kind.__module__}.{kind.__name__}"
@@ -128,6 +130,10 @@ def layer(module: nn.Module) -> tuple[str, list[tuple[str, Any]]]:
 
 def _argument(module: nn.Module, parameter: inspect.Parameter) -> Any:
     name = parameter.name
+    if name == "bias" and not (getattr(module, "affine", True) and getattr(module, "elementwise_affine", True)):
+        return parameter.default  # nothing is affine, with or without
+    if name in ("kdim", "vdim") and getattr(module, name) == module.embed_dim:
+        return None
     if name == "bias" and not isinstance(getattr(module, "bias", None), bool):
         return getattr(module, "bias", getattr(module, "in_proj_bias", None)) is not None
     if name in ("add_bias_kv",):

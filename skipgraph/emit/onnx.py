@@ -12,14 +12,14 @@ import torch
 from torch import nn
 
 from skipgraph.capture.trees import map_tensors, named_tensors, tensors
-from skipgraph.emit.exported import quiet
+from skipgraph.emit.exported import doubled, dynamic_batch, quiet
 from skipgraph.errors import EmitError, MissingDependencyError, VerificationError
 
 Inputs = tuple[tuple[Any, ...], dict[str, Any]]
 _TOLERANCE = 1e-4  # relative, float32: another runtime sums in another order, and folds norms into convolutions
 
 
-def onnx(model: nn.Module, inputs: Inputs) -> bytes:
+def onnx_file(model: nn.Module, inputs: Inputs) -> bytes:
     """The content of ``model.onnx``, in evaluation, for any batch where the model allows it.
 
     Raises
@@ -32,6 +32,7 @@ def onnx(model: nn.Module, inputs: Inputs) -> bytes:
         If onnxruntime computes anything else than the model.
     """
     try:
+        import onnx  # noqa: F401
         import onnxruntime
         import onnxscript  # noqa: F401
     except ImportError as error:
@@ -44,11 +45,10 @@ def onnx(model: nn.Module, inputs: Inputs) -> bytes:
 
 
 def _exported(model: nn.Module, inputs: Inputs) -> bytes:
-    args, kwargs = map_tensors(_doubled, inputs)
-    dynamic = torch.export.Dim("batch", min=1)
-    named = [*args, *kwargs.values()]
-    shapes = tuple({0: dynamic} if isinstance(one, torch.Tensor) and one.dim() else None for one in named)
-    attempts: list[tuple[Any, Any, Any]] = [(args, kwargs, shapes), (*inputs, None)]
+    attempts: list[tuple[Any, Any, Any]] = [
+        (*map_tensors(doubled, inputs), dynamic_batch(model, inputs)),
+        (*inputs, None),
+    ]
     words = ""
     for given, by_name, dims in attempts:
         with tempfile.TemporaryDirectory() as folder, quiet(), contextlib.redirect_stdout(io.StringIO()):
@@ -62,11 +62,6 @@ def _exported(model: nn.Module, inputs: Inputs) -> bytes:
             except Exception as error:
                 words = (str(error).strip().splitlines() or [type(error).__name__])[0]
     raise EmitError(f"torch.onnx cannot export the model: {words}", "Leave out --onnx.")
-
-
-def _doubled(tensor: torch.Tensor) -> torch.Tensor:
-    """Two samples: with one the exporter takes the batch for a constant."""
-    return torch.cat([tensor, tensor]) if tensor.dim() and tensor.shape[0] == 1 else tensor
 
 
 def _compare(session: Any, model: nn.Module, inputs: Inputs) -> None:

@@ -38,7 +38,7 @@ class Region:
                 yield item
 
     def regions(self) -> Iterator[Region]:
-        """This region and all inside it."""
+        """The region and all inside it."""
         yield self
         for item in self.items:
             if isinstance(item, Region):
@@ -74,12 +74,13 @@ def _book(region: Region) -> None:
     region.outputs = [node for node in inside if any(user not in inside for user in node.users)]
 
 
-def to_dissolve(captured: Captured, graphs: Mapping[bool, fx.Graph]) -> set[str]:
+def to_dissolve(captured: Captured, graphs: Mapping[bool, fx.Graph], chosen: set[str]) -> set[str]:
     """Modules whose calls cannot be forwards of their own: called more than once, or not in one stretch.
 
-    In the graphs of both modes a forward has the same inputs and outputs; one that has not is dissolved, too.
+    In the graphs of both modes a forward has the same inputs and outputs; one that has not is dissolved, too. Those in
+    ``chosen`` are, whatever they are.
     """
-    dissolved: set[str] = set()
+    dissolved = set(chosen)
     while True:
         trees = {mode: regions(graph, dissolved) for mode, graph in graphs.items()}
         more: set[str] = set()

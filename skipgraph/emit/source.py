@@ -3,25 +3,25 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import fx, nn
 
-from skipgraph.capture import Captured, capture
-from skipgraph.capture.trees import map_tensors
-from skipgraph.cost import price
+from skipgraph.capture import Captured
 from skipgraph.emit.body import Body
-from skipgraph.emit.classes import Call, Classes, Template, leaf, tensor_text
-from skipgraph.emit.epilogue import epilogue
+from skipgraph.emit.branches import merged
+from skipgraph.emit.classes import Call, Classes, Template, leaf, parameter, zeros
+from skipgraph.emit.epilogue import SEPARATOR, epilogue
 from skipgraph.emit.literals import literal
+from skipgraph.emit.peaks import Held, Inputs, observed
 from skipgraph.emit.regions import Region, is_chain, is_numbered, regions, to_dissolve
 from skipgraph.errors import EmitError
-from skipgraph.graph import build
 from skipgraph.passes import forms
 
-Inputs = tuple[tuple[Any, ...], dict[str, Any]]
 _MOST_ROUNDS = 8
 _ROOT = "Model"
 _CONTAINERS = (nn.ModuleList, nn.ModuleDict, nn.ParameterList, nn.ParameterDict)
@@ -50,20 +50,34 @@ def source(captured: Captured, inputs: Inputs, *, title: str, notes: Sequence[st
         If something cannot be written as Python.
     """
     graphs = _graphs(captured)
-    dissolved = to_dissolve(captured, graphs)
-    text = _Writer(captured, inputs, dissolved).write(title, notes)
-    aim = _peak(captured, inputs)[0]
-    best = text
-    lowest, held = _emitted_peak(text, inputs)
-    for _ in range(_MOST_ROUNDS):
-        if lowest <= aim or not held - dissolved:
-            break
-        dissolved = _closed(captured, graphs, dissolved | held)
+
+    def attempt(chosen: set[str]) -> _Attempt:
+        dissolved = chosen | to_dissolve(captured, graphs, chosen)
         text = _Writer(captured, inputs, dissolved).write(title, notes)
-        peak, held = _emitted_peak(text, inputs)
-        if peak < lowest:
-            best, lowest = text, peak
-    return best
+        return _Attempt(chosen, text, _observed(text, inputs))
+
+    best = latest = attempt(set())
+    aim = observed(captured, inputs).peak
+    for _ in range(_MOST_ROUNDS):
+        more = latest.held.running(above=aim) - latest.dissolved
+        if best.held.peak <= aim or not more:
+            break
+        latest = attempt(latest.dissolved | more)
+        best = min(best, latest, key=lambda one: one.held.peak)
+    # What was dissolved with the others, but without need.
+    for depth in sorted({path.count(".") for path in best.dissolved}, reverse=True):
+        other = attempt({path for path in best.dissolved if path.count(".") != depth})
+        best = min(other, best, key=lambda one: one.held.peak)
+    return best.text
+
+
+@dataclass(frozen=True, slots=True)
+class _Attempt:
+    """A text, which modules were written into what is around them for memory's sake, and what it holds when run."""
+
+    dissolved: set[str]
+    text: str
+    held: Held
 
 
 def _graphs(captured: Captured) -> dict[bool, fx.Graph]:
@@ -72,34 +86,17 @@ def _graphs(captured: Captured) -> dict[bool, fx.Graph]:
     return dict(captured.graphs)
 
 
-def _closed(captured: Captured, graphs: dict[bool, fx.Graph], dissolved: set[str]) -> set[str]:
-    """``dissolved`` and what cannot be a forward of its own then."""
-    return dissolved | to_dissolve(captured, graphs)
-
-
 def load_source(text: str) -> dict[str, Any]:
     """The names that an emitted file defines, without writing it."""
     names: dict[str, Any] = {"__name__": "emitted", "__file__": "model.py"}
-    exec(compile(text, "model.py", "exec"), names)
+    exec(compile(text, "model.py", "exec", dont_inherit=True), names)
     return names
 
 
-def _peak(model: nn.Module, inputs: Inputs) -> tuple[int, set[str]]:
-    """The peak of activations, and the modules that are running then, from the outermost on."""
-    args, kwargs = map_tensors(lambda tensor: tensor.to("meta"), inputs)
-    program = capture(model, args, kwargs)
-    graph = build(program)
-    price(graph, program)
-    if not graph.cost.peak_node:
-        return 0, set()
-    parts = graph.nodes[graph.cost.peak_node]["module"].split(".")
-    return graph.cost.peak_bytes, {".".join(parts[: count + 1]) for count in range(len(parts))}
-
-
-def _emitted_peak(text: str, inputs: Inputs) -> tuple[int, set[str]]:
+def _observed(text: str, inputs: Inputs) -> Held:
     with torch.device("meta"):
         model = load_source(text)["_structure"]()
-    return _peak(model.eval(), inputs)
+    return observed(model.eval(), inputs)
 
 
 class _Writer:
@@ -123,14 +120,9 @@ class _Writer:
         body = "\n\n\n".join([*map(self._function_text, self.functions.values()), *self.classes.texts])
         tail = epilogue(self.captured, self.inputs, self.alias_of)
         lines = [f'"""{title}', "", *notes, '"""', ""] if notes else [f'"""{title}"""', ""]
-        imports = ["import torch"] if "torch." in body + tail else []
-        extra = [f"import {name}" for name in ("math", "operator") if f"{name}." in body]
-        if "F." in body:
-            imports.append("import torch.nn.functional as F")
-        imports.append("from torch import nn")
-        early = ["from collections import OrderedDict"] if "OrderedDict(" in body else []
-        head = "\n".join([*lines, *extra, *early, "from pathlib import Path", "", *imports])
-        return f"{head}\n\n{tail.split(chr(0))[0]}\n\n\n{body}\n\n\n{tail.split(chr(0))[1]}"
+        head = "\n".join([*lines, *_imports(body, tail)])
+        names, ends = tail.split(SEPARATOR)
+        return f"{head}\n\n{names}\n\n\n{body}\n\n\n{ends}"
 
     # -- classes -----------------------------------------------------------------------------------------------------
 
@@ -138,14 +130,17 @@ class _Writer:
         """Constructors of all modules, from the leaves up; modules of one height are looked at together."""
         modules: dict[str, nn.Module] = {}
         first: dict[int, str] = {}
+        leaves: list[str] = []
         for path, module in self.captured.named_modules(remove_duplicate=False):
             if id(module) in first and path:
                 self.alias_of[path] = first[id(module)]
                 continue
-            if any(path.startswith(alias + ".") for alias in self.alias_of):
+            if any(path.startswith(f"{outer}.") for outer in (*self.alias_of, *leaves)):
                 continue
             first[id(module)] = path
             modules[path] = module
+            if path and self._is_leaf(path, module):
+                leaves.append(path)
         levels: dict[int, list[str]] = {}
         for path in modules:
             levels.setdefault(self._height(modules[path]), []).append(path)
@@ -154,7 +149,7 @@ class _Writer:
             for path in levels[height]:
                 module = modules[path]
                 if path and self._is_leaf(path, module):
-                    self.made[path] = leaf(module)
+                    self.made[path] = leaf(path, module)
                 elif path and self._is_plain_container(path, module):
                     self.made[path] = self._container(path, module)
                 else:
@@ -183,9 +178,7 @@ class _Writer:
     def _container(self, path: str, module: nn.Module) -> Call:
         if isinstance(module, (nn.ParameterList, nn.ParameterDict)):
             keyed = isinstance(module, nn.ParameterDict)
-            tensors = [
-                (name, tensor_text(one, parameter=True)) for name, one in module._parameters.items() if one is not None
-            ]
+            tensors = [(name, parameter(one)) for name, one in module._parameters.items() if one is not None]
             return Call(f"nn.{type(module).__name__}", [], list(tensors), keyed)
         children = [(name, self._child(path, name)) for name in module._modules]
         kind = "Sequential" if isinstance(module, nn.Sequential) else type(module).__name__
@@ -200,41 +193,54 @@ class _Writer:
     def _template(self, path: str, module: nn.Module) -> Template:
         attributes: list[tuple[str, Call | str]] = []
         extra = []
-        for name, parameter in module._parameters.items():
-            if parameter is None:
+        for name, tensor in module._parameters.items():
+            if tensor is None:
                 extra.append(f"self.register_parameter({literal(name)}, None)")
             else:
-                attributes.append((name, tensor_text(parameter, parameter=True)))
-        for name, buffer in module._buffers.items():
-            text = "None" if buffer is None else tensor_text(buffer, parameter=False)
-            kept = "" if name not in module._non_persistent_buffers_set else ", persistent=False"
-            extra.append(f"self.register_buffer({literal(name)}, {text}{kept})")
-        for name, tensor in vars(module).items():
-            if isinstance(tensor, torch.Tensor):
-                extra.append(f"self.{name} = {tensor_text(tensor, parameter=False)}")
+                attributes.append((name, parameter(tensor)))
+        buffers: list[tuple[str, Call | str, bool]] = [
+            (name, "None" if tensor is None else zeros(tensor), name not in module._non_persistent_buffers_set)
+            for name, tensor in module._buffers.items()
+        ]
+        attributes += [
+            (name, zeros(tensor)) for name, tensor in vars(module).items() if isinstance(tensor, torch.Tensor)
+        ]
         attributes += [(name, self._child(path, name)) for name in module._modules if module._modules[name] is not None]
         extra += [f"self.{name} = None" for name, child in module._modules.items() if child is None]
         forward, parameters = self._forward(path)
-        if not path:
-            extra += self._modes()
         return Template(
             _class_name(module) if path else _ROOT,
             attributes,
+            buffers,
             extra,
             forward,
             parameters,
-            "" if forward else "Its layers are called by the forward around it.",
+            "" if forward else "Its forward is written into the one around it.",
+            [] if path else self._train(),
         )
 
-    def _modes(self) -> list[str]:
-        return []
+    def _train(self) -> list[str]:
+        """The method that sets the mode, of a model some of whose modules stay in evaluation when it trains."""
+        frozen = sorted(self.captured.frozen_modes)
+        if not frozen:
+            return []
+        return [
+            "def train(self, mode=True):",
+            "    super().train(mode)",
+            "    for path in (",
+            *(f"        {literal(path)}," for path in frozen),
+            "    ):",
+            "        self.get_submodule(path).training = False",
+            "    return self",
+        ]
 
     # -- forwards ----------------------------------------------------------------------------------------------------
 
-    def _forward(self, path: str) -> tuple[dict[str, list[str]], list[str]]:
+    def _forward(self, path: str) -> tuple[list[str], list[str]]:
+        """The statements of a module's forward, and its parameters."""
         running = self.called.get(path)
         if running is None:
-            return {}, []
+            return [], []
         written = {}
         parameters: list[str] = []
         for mode, region in running.items():
@@ -248,9 +254,7 @@ class _Writer:
                 parameters = [str(node.target) for node in region.inputs]
                 body = Body(self.captured, region, parameters, self._printed, root=True)
                 written[mode] = body.write(graph.output_node().args[0])  # type: ignore[union-attr]
-        if len(set(map(tuple, written.values()))) == 1:
-            return {"both": next(iter(written.values()))}, parameters
-        return {"training": written[True], "evaluation": written[False]}, parameters
+        return merged(written[False], written.get(True, written[False])), parameters
 
     def _printed(self, function: Any) -> str:
         """Note a function of ours, and those of its module that it calls."""
@@ -258,7 +262,10 @@ class _Writer:
         if name in self.functions:
             return str(name)
         if function.__module__ != forms.__name__:
-            raise EmitError(f"{function.__module__}.{name} is called", "It cannot be written out.")
+            raise EmitError(
+                f"the autograd function {name} is applied, whose class belongs to somebody",
+                "Write its forward as calls of torch.",
+            )
         text = inspect.getsource(function)
         for other, value in vars(forms).items():
             if inspect.isfunction(value) and other != name and f"{other}(" in text:
@@ -268,6 +275,24 @@ class _Writer:
 
     def _function_text(self, function: Any) -> str:
         return inspect.getsource(function).rstrip()
+
+
+def _imports(body: str, tail: str) -> list[str]:
+    """What a file with this text must import."""
+
+    def used(name: str) -> bool:
+        return re.search(rf"(?<![\w.\"]){name}", body) is not None
+
+    return [
+        *(f"import {name}" for name in ("math", "operator") if used(rf"{name}\.")),
+        *(["from collections import OrderedDict"] if used(r"OrderedDict\(") else []),
+        *(["from pathlib import Path"] if "Path(" in tail else []),
+        *(["from typing import Any"] if used(r"Any\b") else []),
+        "",
+        *(["import torch"] if "torch." in body + tail else []),
+        *(["import torch.nn.functional as F"] if used(r"F\.") else []),
+        "from torch import nn",
+    ]
 
 
 def _class_name(module: nn.Module) -> str:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from skipgraph_cli.models import emit, example, load_source, show
+from skipgraph_cli.models import example, load_source, show
 from skipgraph_cli.options import Device, Dtype, Force, Inputs, OutputDirectory, Pretrained, Quiet, Seed, Spec, Weights
 from skipgraph_cli.output import our_output_only, read_text
 from skipgraph_cli.progress import progress
@@ -34,6 +34,7 @@ def apply(
       skipgraph apply out/plan.json path/model.py --weights later.safetensors -o later
     """  # noqa: D301
     with our_output_only(), progress(f"Rewriting {spec}", quiet=quiet) as tell:
+        from skipgraph.delivery import emit
         from skipgraph.emit.directory import check_directory
         from skipgraph.plan import Plan
         from skipgraph.rewriting import apply as applied
@@ -44,5 +45,5 @@ def apply(
         tell("rewriting")
         result = applied(source.model, example(source), known)
         result.plan = result.plan.named(spec)
-        data = emit(result, output, source.weights, force=force)
+        data = emit(result, output, weights=source.weights, force=force)
     show(data, as_json=json)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from skipgraph.errors import UsageError
-from skipgraph_cli.models import emit, example, load_source, show
+from skipgraph_cli.models import example, load_source, show
 from skipgraph_cli.options import Device, Dtype, Force, Inputs, Pretrained, Quiet, Seed, Spec, Weights
 from skipgraph_cli.output import our_output_only
 from skipgraph_cli.progress import progress
@@ -87,6 +88,7 @@ def rewrite(
     if concat_to_sum and (eval_only or allow_identity):
         raise UsageError("--eval-only and --allow-identity are about sums", "Leave them out, or give --sum-to-concat.")
     with our_output_only(), progress(f"Rewriting {spec}", quiet=quiet) as tell:
+        from skipgraph.delivery import emit
         from skipgraph.emit.directory import check_directory
         from skipgraph.passes import ConcatToSum, SumToConcat
         from skipgraph.report.changes import changes
@@ -110,7 +112,7 @@ def rewrite(
             assert output is not None
             timed = _timed(source.model, result, example(source)) if bench else None
             tell("writing")
-            data = emit(result, output, source.weights, force=force, onnx=onnx, pt2=pt2, bench=timed)
+            data = emit(result, output, weights=source.weights, force=force, onnx=onnx, pt2=pt2, bench=timed)
     show(data, as_json=json)
 
 
@@ -124,6 +126,8 @@ def _graph(result: Rewritten) -> Any:
 def _timed(model: Any, result: Rewritten, inputs: Any) -> str:
     import json
 
-    from skipgraph.bench import bench
+    from skipgraph.bench import bench, table
 
-    return json.dumps(bench(model, result.model, inputs).as_json(), indent=1) + "\n"
+    found = bench(model, result.model, inputs, names=("original", "rewritten"))
+    sys.stderr.write(table(found))
+    return json.dumps(found.as_json(), indent=1, ensure_ascii=False) + "\n"

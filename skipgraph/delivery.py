@@ -1,0 +1,84 @@
+"""A rewritten model as a directory: its source and weights, the plan, the report."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import skipgraph
+from skipgraph.emit import emitted, write_directory
+from skipgraph.report.changes import changes, headline, markdown, notes
+from skipgraph.rewriting import Rewritten
+
+
+def emit(
+    result: Rewritten,
+    directory: str | Path,
+    *,
+    force: bool = False,
+    weights: str = "random",
+    onnx: bool = False,
+    pt2: bool = False,
+    bench: str | None = None,
+) -> dict[str, Any]:
+    """Write a rewritten model as a directory that runs without skipgraph.
+
+    Parameters
+    ----------
+    result : Rewritten
+        What `skipgraph.rewrite` returned.
+    directory : str or Path
+        It is written whole or not at all.
+    force : bool
+        Replace a directory that was emitted before.
+    weights : str
+        What to call the weights in the report: ``"random"``, ``"pretrained"`` or ``"file"``.
+    onnx, pt2 : bool
+        Write ``model.onnx``, checked in onnxruntime, and ``model.pt2``, too.
+    bench : str, optional
+        The content of ``bench.json``.
+
+    Returns
+    -------
+    dict
+        The content of ``report.json``.
+
+    Raises
+    ------
+    OutputError
+        If the directory cannot be written, or exists.
+    EmitError
+        If something cannot be written as Python, or exported.
+    VerificationError
+        If what would be written computes anything else.
+
+    Examples
+    --------
+    >>> import pathlib, skipgraph, tempfile, torch
+    >>> class Joining(torch.nn.Module):
+    ...     def __init__(self):
+    ...         super().__init__()
+    ...         self.a, self.b = torch.nn.Conv2d(3, 8, 3, padding=1), torch.nn.Conv2d(11, 4, 1)
+    ...
+    ...     def forward(self, x):
+    ...         return self.b(torch.cat([x, self.a(x).relu()], 1))
+    >>> result = skipgraph.rewrite(Joining(), torch.randn(1, 3, 8, 8), skipgraph.ConcatToSum())
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     report = skipgraph.emit(result, f"{folder}/out")
+    ...     print(*sorted(path.name for path in pathlib.Path(folder, "out").iterdir()))
+    model.py plan.json report.json report.md weights.safetensors
+    """
+    made = emitted(
+        result.model, result.inputs, title=headline(result.plan), notes=notes(result.plan), onnx=onnx, pt2=pt2
+    )
+    data = changes(result, made.graph, weights=weights)
+    files = {
+        **made.files,
+        "plan.json": result.plan.to_json(),
+        "report.json": json.dumps({**data, "skipgraph": skipgraph.__version__}, indent=1, ensure_ascii=False) + "\n",
+        "report.md": markdown(data),
+        **({"bench.json": bench} if bench is not None else {}),
+    }
+    write_directory(Path(directory), files, force=force)
+    return data
