@@ -121,7 +121,9 @@ CARRIED = {
         lambda self, x: nn.functional.adaptive_avg_pool2d(x, 1).flatten(1), last=nn.Linear(32, 8)
     ),
     "another tensor": on_both(lambda self, x: x + self.side(x), side=conv(32, 32)),
-    "flattening": on_both(lambda self, x: self.pool(x).flatten(1), pool=nn.AdaptiveAvgPool2d(2), last=nn.Linear(128, 8)),
+    "flattening": on_both(
+        lambda self, x: self.pool(x).flatten(1), pool=nn.AdaptiveAvgPool2d(2), last=nn.Linear(128, 8)
+    ),
     "channels last": on_both(lambda self, x: x.permute(0, 2, 3, 1), last=nn.Linear(32, 8)),
     "mean over space": on_both(lambda self, x: x.mean((2, 3)), last=nn.Linear(32, 8)),
     "a gate": on_both(lambda self, x: x * torch.sigmoid(self.gate(x)), gate=conv(32, 32)),
