@@ -27,6 +27,7 @@ _BINARY = {
     torch.multiply, torch.subtract,
     "add", "sub", "mul", "div", "add_", "sub_", "mul_", "div_",
 }  # fmt: skip
+_CONCATS = (torch.cat, torch.concat, torch.concatenate)
 _SUMS = {operator.add, operator.iadd, torch.add, "add", "add_"}
 _SIZED = {"view", "reshape", "expand", torch.reshape}  # calls that name the sizes of their result
 _ASKING = {"size", "dim", "numel", "stride"}
@@ -94,7 +95,7 @@ class FxEdits:
     def is_concat(self, call: str) -> bool:
         """Whether a call is a plain concat, whose operands can be changed."""
         node = self._nodes.get(call)
-        return node is not None and node.target in (torch.cat, torch.concat, torch.concatenate)
+        return node is not None and node.target in _CONCATS
 
     def path(self, call: str | None) -> str | None:
         """The path of the module that a call calls; None if it calls none."""
@@ -300,7 +301,9 @@ class FxEdits:
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """The arguments of a call that writes over its operand: a copy of it where somebody else has it."""
         target = self._nodes[of[node.all_input_nodes[0].name][number]]
-        if target in self._fresh and not target.users:
+        joined = self._nodes[node.all_input_nodes[0].name]
+        alone = set(target.users) <= {joined} and {user for user in joined.users if not _asks(user)} <= {node}
+        if target in self._fresh and alone:
             return args, kwargs
         copy = self.graph.call_method("clone", (target,))
         self._know(copy, target.meta["shape"])
@@ -405,6 +408,17 @@ class FxEdits:
                 total = self.graph.call_function(operator.add, (total, more))
         user.replace_all_uses_with(total)
         self.graph.erase_node(user)
+
+    def drop_single_concats(self) -> None:
+        """Take out concats of one operand, which copy it, in front of what was taken apart beside them."""
+        for node in list(self.graph.nodes):
+            if node.target not in _CONCATS or len(_joined(node)) != 1:
+                continue
+            operand = _joined(node)[0]
+            readers = {*node.users, *operand.users} - {node}
+            beside = any(reader in self.made for reader in operand.users)
+            if beside and not any(_writes(self.captured, reader) for reader in readers):
+                self.replace(node.name, operand.name)
 
     # -- nodes -------------------------------------------------------------------------------------------------------
 

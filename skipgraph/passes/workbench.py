@@ -69,6 +69,7 @@ class Workbench:
     def finish(self) -> None:
         """Order what was edited, add up in place, and make the model run."""
         for mode in self.modes:
+            mode.edits.drop_single_concats()
             operand_by_operand(mode.edits)
             accumulate_in_place(mode.edits)
         self.captured.recompile()
