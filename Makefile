@@ -31,8 +31,9 @@ demo: $(STAMP)
 	@$(BIN)/skipgraph inspect fixtures/unet.py --quiet --force -o demo/unet.svg
 	@echo demo/unet.svg
 
+# A file stays on one worker, whose tests share what they read; each worker has one core, and so has what it starts.
 test: $(STAMP)
-	$(BIN)/python -m pytest --numprocesses $(WORKERS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile
 
 lint: $(STAMP)
 	$(BIN)/ruff format --check

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -13,11 +13,12 @@ from torch import nn
 
 from skipgraph.errors import NothingToRewriteError, PlanError
 from skipgraph.graph import SkipGraph
-from skipgraph.passes import Delta, Match, Refusal
+from skipgraph.passes import ConcatToSum, Delta, Match, Refusal, SumToConcat
 from skipgraph.passes.record import ConcatRecord, Record, SumRecord, from_json, to_json
 from skipgraph.passes.state_map import StateMap
 
 SCHEMA = "skipgraph.plan/1"
+_PASSES = {one.name: one for one in (ConcatToSum, SumToConcat)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +109,9 @@ class Plan:
             data = json.loads(text)
             if data["schema"] != SCHEMA:
                 raise PlanError(f"the plan is of schema {data['schema']}, not {SCHEMA}", "Make it anew by rewrite.")
+            options = {one.name for one in fields(_PASSES[data["rewrite"]])} | {"execution", "inference"}
+            if set(data["options"]) != options:
+                raise ValueError(f"its options are not {', '.join(sorted(options))}")
             evaluation = tuple(from_json(one) for one in data["sites"])
             training = data["training_sites"]
             outcomes = tuple(
@@ -119,7 +123,7 @@ class Plan:
                 {False: evaluation, True: evaluation if training is None else tuple(map(from_json, training))},
                 StateMap.from_json(data["state_map"]), outcomes, data["spec"],
             )  # fmt: skip
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, ImportError) as error:
             raise PlanError(f"this is no plan: {error}", "Give the plan.json of an emitted directory.") from None
 
     def named(self, spec: str) -> Plan:

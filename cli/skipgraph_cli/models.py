@@ -35,6 +35,7 @@ def load_source(
     from skipgraph.sources import load
     from skipgraph.sources.inputs import parse_dtype
 
+    torch.manual_seed(seed)  # a file may draw its example inputs where it is imported
     source = load(
         spec,
         inputs=inputs or [],

@@ -138,6 +138,8 @@ def _argument(module: nn.Module, parameter: inspect.Parameter) -> Any:
         return getattr(module, "bias", getattr(module, "in_proj_bias", None)) is not None
     if name in ("add_bias_kv",):
         return getattr(module, "bias_k", None) is not None
+    if name == "p" and isinstance(module, nn.PairwiseDistance):
+        return module.norm
     if hasattr(module, name):
         value = getattr(module, name)
         if not isinstance(value, torch.Tensor):

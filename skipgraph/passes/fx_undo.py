@@ -63,7 +63,7 @@ class Undoing:
             if number not in parts:
                 raise PlanError(f"no part of {step.call} of {record.id} is found in the model", _REMEDY)
             end = self._sum_of(parts[number]) if step.law == "split" else None
-            made = self._whole(step, parts, whole, parts[number], end or parts[number][-1])
+            made = self._whole(step, parts, whole, parts[number], end or self._last(parts[number]))
             if end is not None:
                 end.replace_all_uses_with(made)
                 self.sweep(end)
@@ -119,16 +119,23 @@ class Undoing:
 
     def _first_reader(self, record: ConcatRecord, parts: Mapping[int, list[fx.Node]]) -> fx.Node:
         """The first node that stands behind all operands and in front of all that reads the concat."""
+        return self._last(parts[0]).next
+
+    def _last(self, nodes: Sequence[fx.Node]) -> fx.Node:
+        """The one that runs last: operand by operand is not in the order of the operands."""
         order = {node: place for place, node in enumerate(self.graph.nodes)}
-        last = max(parts[0], key=order.__getitem__)
-        return last.next
+        return max(nodes, key=order.__getitem__)
 
     # -- laws from right to left -------------------------------------------------------------------------------------
 
     def _concat(self, operands: Sequence[fx.Node], record: ConcatRecord, at: fx.Node) -> fx.Node:
         node: fx.Node
+        before = True
         for node in self.graph.nodes:  # equal concats of equal operands are one
-            if node.target is torch.cat and [*node.all_input_nodes] == list(dict.fromkeys(operands)):
+            before = before and node is not at
+            if node.target is torch.cat and node.args == (list(operands), record.axis):
+                if not before and node is not at:
+                    at.prepend(node)
                 return node
         with self.graph.inserting_before(at):
             made = self.graph.call_function(torch.cat, (list(operands), record.axis))
@@ -216,18 +223,14 @@ class Undoing:
 
     def _sum_of(self, terms: Sequence[fx.Node]) -> fx.Node:
         """The end of the additions that add up ``terms`` and nothing else."""
-        reached = set(terms)
+        pool = set(terms)  # what is not added up yet; one addition less than terms, in whatever order
         end = terms[0]
-        while True:
-            following = [
-                user for user in end.users if user.target in _ADDITIONS and set(_inputs(user)) <= reached | {end}
-            ]
-            if not following:
-                break
-            end = following[0]
-            reached.add(end)
-        if len(terms) > 1 and end in terms:
-            raise PlanError(f"the products from {terms[0].target} on are not added up", _REMEDY)
+        for _ in terms[1:]:
+            found = next((user for one in pool for user in one.users if _adds_two_of(user, pool)), None)
+            if found is None:
+                raise PlanError(f"the products from {terms[0].target} on are not added up", _REMEDY)
+            end = found
+            pool = pool - set(_inputs(end)) | {end}
         return end
 
     def sweep(self, node: fx.Node) -> None:
@@ -247,6 +250,11 @@ def _inputs(node: fx.Node) -> list[fx.Node]:
     found: list[fx.Node] = []
     fx.map_arg((node.args, node.kwargs), lambda one: found.append(one) or one)  # type: ignore[func-returns-value]
     return found
+
+
+def _adds_two_of(node: fx.Node, terms: set[fx.Node]) -> bool:
+    operands = _inputs(node)
+    return node.target in _ADDITIONS and len(operands) == len(set(operands)) == 2 and set(operands) <= terms
 
 
 def _bare(tensor: Any) -> fx.Node:

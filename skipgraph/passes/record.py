@@ -86,8 +86,7 @@ def to_json(record: Record) -> dict[str, Any]:
     for step in data.get("steps", ()):
         function = step["function"]
         if callable(function):
-            owner = "torch" if hasattr(importlib.import_module("torch"), function.__name__) else function.__module__
-            step["function"] = f"{owner}:{function.__name__}"
+            step["function"] = f"{_home(function)}:{function.__name__}"
         step["after"] = {"axis": step["after"][0], "widths": list(step["after"][1])}
     return data
 
@@ -110,6 +109,15 @@ def from_json(data: Mapping[str, Any]) -> Record:
     )
     scope = tuple((path, number) for path, number in data["scope"])
     return ConcatRecord(data["id"], data["axis"], tuple(data["widths"]), steps, scope)
+
+
+def _home(function: Any) -> str:
+    """The module that a function is found in by its name; built-in ones do not always tell it."""
+    homes = (function.__module__, "torch", "torch.nn.functional", "torch._C._nn")
+    for home in homes:
+        if home and getattr(importlib.import_module(home), function.__name__, None) is function:
+            return str(home)
+    raise ValueError(f"{function} is found in none of {', '.join(map(str, homes))}")
 
 
 def _function(name: str | None) -> Any:

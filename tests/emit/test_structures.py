@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import OrderedDict
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -10,9 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tests.emit.writing import assert_same_runs, assert_same_state, write
+from tests.emit.writing import assert_same_runs, assert_same_state, split, write
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
 IMAGE = (torch.randn(2, 3, 12, 12, generator=torch.Generator().manual_seed(1)),)
@@ -146,6 +148,36 @@ class Results(nn.Module):
         return {"out": x * scale, "levels": [x, (x.mean(),)]}
 
 
+class Ordered(nn.Module):
+    """A result that is an ordered dictionary, as those of torchvision's segmentation models."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+        self.aux = nn.Conv2d(4, 2, 1)
+
+    def forward(self, x: Tensor) -> OrderedDict[str, Tensor]:
+        x = self.conv(x)
+        result = OrderedDict()
+        result["out"] = x.relu()
+        result["aux"] = self.aux(x)
+        return result
+
+
+class Plain(nn.Module):
+    """A norm, a shortcut, and a layer that is used twice, in any dtype and layout."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 4, 3, padding=1)
+        self.norm = nn.BatchNorm2d(4)
+        self.body = nn.Conv2d(4, 4, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.norm(self.stem(x)).relu()
+        return self.body(self.body(x).relu()) + x
+
+
 class Awkward(nn.Module):
     """Names that are no identifiers, or that mean something already."""
 
@@ -163,7 +195,7 @@ class Awkward(nn.Module):
         return self.inner(self.torch(self.if_(x)))
 
 
-CASES: dict[str, tuple[type[nn.Module], Any]] = {
+CASES: dict[str, tuple[Callable[[], nn.Module], Any]] = {
     "shared layer": (SharedLayer, IMAGE),
     "tied weights": (TiedWeights, (torch.tensor([[1, 2, 3], [10, 9, 0]]),)),
     "odd tensors": (OddTensors, IMAGE),
@@ -173,6 +205,13 @@ CASES: dict[str, tuple[type[nn.Module], Any]] = {
     "modes": (Modes, IMAGE),
     "results": (Results, {"x": IMAGE[0], "scale": 3.0}),
     "awkward names": (Awkward, IMAGE),
+    "ordered results": (Ordered, IMAGE),
+    "float64": (lambda: Plain().double(), (IMAGE[0].double(),)),
+    "bfloat16": (lambda: Plain().bfloat16(), (IMAGE[0].bfloat16(),)),
+    "channels last": (
+        lambda: Plain().to(memory_format=torch.channels_last),
+        (IMAGE[0].to(memory_format=torch.channels_last),),
+    ),
 }
 
 
@@ -183,3 +222,6 @@ def test_the_same_tensors_and_results(name: str, tmp_path: Path) -> None:
     alone = write(kind(), inputs, tmp_path)
     assert_same_state(alone)
     assert_same_runs(alone, inputs)
+    assert type(alone.model(*split(inputs)[0], **split(inputs)[1])) is type(
+        alone.original(*split(inputs)[0], **split(inputs)[1])
+    )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import copy
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -10,139 +10,145 @@ import torch
 from torch import nn
 
 from skipgraph import ConcatToSum, SumToConcat
-from skipgraph.capture.trees import map_tensors, tensors
-from skipgraph.errors import NothingToRewriteError, PlanError
+from skipgraph.capture import runnable
+from skipgraph.emit.source import load_source, source
+from skipgraph.errors import PlanError
 from skipgraph.passes.workbench import drawn
 from skipgraph.plan import Plan
-from skipgraph.rewriting import apply, planned, rewrite, undo
+from skipgraph.rewriting import apply, planned, undo
 from tests.helpers import fixtures
-from tests.rewriting.canonical import same
+from tests.helpers.rerun import redrawn
+from tests.helpers.sameness import (
+    assert_same_weights,
+    batch_in_double,
+    difference,
+    furthest,
+    in_double,
+    take_step,
+    without_dropout,
+)
 
 if TYPE_CHECKING:
     from skipgraph.capture import Captured
+    from skipgraph.rewriting import Rewritten
 
-QUICK: dict[str, dict[str, int]] = {"unet": {"width": 8}, "unet_crop": {}, "unet3d": {}}
+SMALLER: dict[str, dict[str, int]] = {"unet": {"width": 8}}
 SLOW = {"unet_crop", "unet3d"}  # large examples: their steps are taken by benchmarks/there_and_back.py
-REWRITES = {
+WAYS: dict[str, tuple[Any, Any]] = {
     "concat to sum": (ConcatToSum(), "separate"),
+    "model": (ConcatToSum(), "model"),
     "sum to concat": (SumToConcat(), "separate"),
     "with identities": (SumToConcat(allow_identity=True), "separate"),
     "in evaluation": (SumToConcat(eval_only=True), "separate"),
 }
+# Every fixture in one of the ways; benchmarks/there_and_back.py goes through all of them, and public models.
+IN_ONE_WAY = {
+    "concat to sum": (
+        "aspp", "attention_unet", "csp", "densenet", "dla", "dual_path", "unet", "unet_crop", "unet_plus_plus", "uvit",
+    ),
+    "sum to concat": (
+        "conditioned_unet", "fcn8s", "fpn", "parallel_attention", "rcan", "scalar_gates", "space_to_depth",
+        "stochastic_depth", "transformer_decoder", "transformer_encoder", "unet3d",
+    ),
+    "with identities": ("highway", "hrnet", "lstm_unrolled", "poolformer", "squeeze_excitation", "wavenet"),
+    "in evaluation": ("resnet", "unet_sum"),
+}  # fmt: skip
+BY_SOURCE = {
+    "concat to sum": ("densenet", "dual_path", "uvit"),
+    "model": ("densenet", "dla"),
+    "sum to concat": ("unet_sum", "fcn8s", "rcan"),
+    "with identities": ("highway", "poolformer", "space_to_depth"),
+    "in evaluation": ("rcan", "fcn8s"),
+}
 
 
-def loaded(name: str) -> tuple[nn.Module, Any]:
+def pairs(names: dict[str, tuple[str, ...]]) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize(("name", "way"), [(name, way) for way, found in names.items() for name in found])
+
+
+@cache
+def rewritten(name: str, way: str) -> Rewritten:
+    """A fixture in float64, its weights redrawn, rewritten."""
     torch.manual_seed(0)
     fixture = fixtures.load(name)
-    return fixture.model_class(**QUICK.get(name, {})), fixture.example_inputs
+    model = without_dropout(redrawn(fixture.model_class(**SMALLER.get(name, {}))))
+    what, execution = WAYS[way]
+    result = planned(model, in_double(fixture.example_inputs), what, execution=execution)
+    assert any(result.plan.records.values())
+    return result
 
 
-@pytest.mark.parametrize("kind", REWRITES)
-@pytest.mark.parametrize("name", fixtures.names())
-def test_undone_is_the_original(name: str, kind: str) -> None:
-    model, inputs = loaded(name)
-    what, execution = REWRITES[kind]
-    result = planned(model, inputs, what, execution=execution)
-    if not any(result.plan.records.values()):
-        pytest.skip("nothing to rewrite")
-    back = undo(result.model, Plan.from_json(result.plan.to_json()))
-    wanted = result.original.state_dict()
-    assert list(back.state_dict()) == list(wanted)
-    assert all(torch.equal(tensor, wanted[key]) for key, tensor in back.state_dict().items())
+def emitted(name: str, way: str) -> nn.Module:
+    """The rewritten model, written out, executed and given its weights."""
+    result = rewritten(name, way)
+    alone: nn.Module = load_source(source(result.model, result.inputs, title="Rewritten."))["build"]()
+    alone.load_state_dict(result.model.state_dict())
+    return alone
+
+
+def assert_is_the_original(back: Captured, result: Rewritten) -> None:
+    assert_same_weights(back.state_dict(), result.original.state_dict())
     for training in (False, True):
-        assert same(drawn(back, result.inputs, train=training), drawn(result.original, result.inputs, train=training))
+        ours, theirs = (drawn(one, result.inputs, train=training) for one in (back, result.original))
+        assert difference(ours, theirs) == ""
 
 
-@pytest.mark.parametrize("kind", list(REWRITES)[:3])
-@pytest.mark.parametrize("name", [name for name in fixtures.names() if name not in SLOW])
-def test_a_step_between_is_that_step(name: str, kind: str) -> None:
-    model, inputs = loaded(name)
-    what, execution = REWRITES[kind]
-    result = planned(model.double(), in_double(inputs), what, execution=execution)
-    if not any(result.plan.records.values()):
-        pytest.skip("nothing to rewrite")
-    original = copy.deepcopy(result.original)
-    step(original, result.inputs)
-    step(result.model, result.inputs)
-    back = undo(result.model, result.plan).state_dict()
-    largest = max(float(tensor.abs().max()) for tensor in back.values() if tensor.is_floating_point())
-    for key, tensor in original.state_dict().items():
-        torch.testing.assert_close(back[key], tensor, rtol=1e-9, atol=1e-10 * largest, msg=lambda m, k=key: f"{k}: {m}")
+@pairs(IN_ONE_WAY)
+def test_there_and_back(name: str, way: str) -> None:
+    result = rewritten(name, way)
+    before = {key: tensor.clone() for key, tensor in result.model.state_dict().items()}
+    plan = Plan.from_json(result.plan.to_json())
+    assert plan == result.plan
+    assert plan.to_json() == result.plan.to_json()
+    assert_is_the_original(undo(result.model, plan), result)
+    assert_same_weights(result.model.state_dict(), before)
+    if name not in SLOW:
+        model = result.model.copy()
+        take_step(model, batch_in_double(result.inputs))
+        assert_is_that_step(model, result)
 
 
-def in_double(tree: Any) -> Any:
-    return map_tensors(lambda one: one.double() if one.is_floating_point() else one, tree)
+@pairs(BY_SOURCE)
+def test_there_and_back_by_way_of_a_source(name: str, way: str) -> None:
+    result = rewritten(name, way)
+    model = emitted(name, way)
+    captured = runnable(model, *result.inputs)
+    assert_is_the_original(undo(captured, Plan.from_json(result.plan.to_json())), result)
+    take_step(model, batch_in_double(result.inputs))
+    assert_is_that_step(runnable(model, *result.inputs), result)
 
 
-def step(model: Captured, inputs: Any) -> None:
-    """One step of SGD on three samples, dropout off."""
-    for module in model.modules():
-        if isinstance(module, nn.Dropout):
-            module.p = 0.0
-    args, kwargs = map_tensors(lambda one: torch.cat([one, one.flip(-1), one.roll(1, -1)]), inputs)
-    model.train()
-    optimiser = torch.optim.SGD(model.parameters(), lr=0.1)
-    torch.manual_seed(1)
-    loss = sum(one.square().mean() for one in tensors(model(*args, **kwargs)))
-    assert isinstance(loss, torch.Tensor)
-    loss.backward()
-    optimiser.step()
+def assert_is_that_step(model: Captured, result: Rewritten) -> None:
+    """A step taken on the rewritten model, undone, is the step on the original."""
+    assert {key for key, one in model.named_parameters() if one.grad is None} == set()
+    original = result.original.copy()
+    take_step(original, batch_in_double(result.inputs))
+    off, where = furthest(undo(model, result.plan).state_dict(), original.state_dict(), result.original.state_dict())
+    assert off <= 1e-10, where
 
 
-def test_the_users_model_is_left_alone() -> None:
-    model, inputs = loaded("densenet")
-    model.train()
-    state = copy.deepcopy(model.state_dict())
-    result = rewrite(model, inputs, ConcatToSum(), execution="separate")
-    assert model.training
-    assert all(torch.equal(tensor, state[key]) for key, tensor in model.state_dict().items())
-    mine = {id(tensor) for tensor in model.state_dict(keep_vars=True).values()}
-    assert not mine & {id(tensor) for tensor in result.model.state_dict(keep_vars=True).values()}
-
-
-def test_what_is_not_asked_for_stays() -> None:
-    model, inputs = loaded("unet")
-    frozen = dict(model.named_parameters())["decoder.0.conv.0.weight"].requires_grad_(False)
-    result = planned(model, inputs, ConcatToSum(), only=["decoder.0"], execution="separate")
-    parameters = dict(result.model.named_parameters())
-    assert not parameters["decoder.0.conv.0.1.weight"].requires_grad
-    assert not frozen.requires_grad
-    touched = {name for name in parameters if name not in dict(model.named_parameters())}
-    assert touched == {"decoder.0.conv.0.0.weight", "decoder.0.conv.0.1.weight"}
-    assert [outcome.status for outcome in result.plan.outcomes] == ["rewritten", *["excluded"] * 3]
-
-
-def test_another_checkpoint() -> None:
-    model, inputs = loaded("densenet")
-    plan = Plan.from_json(planned(model, inputs, ConcatToSum(), execution="separate").plan.to_json())
+@pytest.mark.parametrize(
+    ("name", "way"),
+    [("densenet", "concat to sum"), ("dla", "model"), ("uvit", "concat to sum"), ("rcan", "sum to concat"),
+     ("rcan", "in evaluation"), ("highway", "with identities")],
+)  # fmt: skip
+def test_another_checkpoint_is_rewritten_as_the_plan_says(name: str, way: str) -> None:
+    result = rewritten(name, way)
     torch.manual_seed(7)
-    other = fixtures.load("densenet").model_class()
-    result = apply(other, inputs, plan)
-    assert result.verification is not None
-    wanted = planned(other, inputs, ConcatToSum(), execution="separate").model.state_dict()
-    assert all(torch.equal(tensor, wanted[key]) for key, tensor in result.model.state_dict().items())
+    fixture = fixtures.load(name)
+    other, inputs = without_dropout(fixture.model_class()), in_double(fixture.example_inputs)
+    what, execution = WAYS[way]
+    again = apply(other, inputs, Plan.from_json(result.plan.to_json()), verified=way == "concat to sum")
+    wanted = planned(other, inputs, what, execution=execution)
+    assert_same_weights(again.model.state_dict(), wanted.model.state_dict())
+    done, planned_so = ({one.id for one in each.plan.outcomes if one.status == "rewritten"} for each in (again, result))
+    assert done == planned_so
+    assert difference(again.after, result.after) == ""
+
+
+def test_a_plan_is_for_its_own_model() -> None:
+    plan = rewritten("densenet", "concat to sum").plan
+    with pytest.raises(PlanError):
+        undo(rewritten("fcn8s", "sum to concat").model, plan)
     with pytest.raises(PlanError, match="another model"):
         apply(nn.Linear(2, 2), torch.empty(1, 2), plan)
-
-
-def test_patterns_that_match_nothing() -> None:
-    model, inputs = loaded("unet")
-    with pytest.raises(NothingToRewriteError, match="no skip and no module matches 'nowhere'"):
-        rewrite(model, inputs, ConcatToSum(), only=["nowhere"])
-    with pytest.raises(NothingToRewriteError, match="nothing to rewrite"):
-        rewrite(model, inputs, ConcatToSum(), skip=["*"])
-
-
-def test_the_default_is_never_larger() -> None:
-    for name in ("densenet", "dual_path", "unet_plus_plus", "uvit"):
-        model, inputs = loaded(name)
-        result = planned(model, inputs, ConcatToSum())
-        assert result.after.cost.peak_bytes <= result.before.cost.peak_bytes
-
-
-def test_the_form_for_inference_cannot_be_undone() -> None:
-    model, inputs = loaded("unet")
-    result = rewrite(model, inputs, ConcatToSum(), inference=True)
-    assert not any(isinstance(module, nn.BatchNorm2d) for module in result.model.modules())
-    with pytest.raises(PlanError, match="for inference"):
-        result.undo()

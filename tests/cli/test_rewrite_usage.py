@@ -1,12 +1,10 @@
-"""``skipgraph rewrite``, ``apply`` and ``undo`` as their users call them."""
+"""``skipgraph rewrite``, ``apply`` and ``undo``: the way back, bad usage, bad input, interruption."""
 
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
-import sys
 import textwrap
 import time
 from typing import TYPE_CHECKING
@@ -23,24 +21,6 @@ if TYPE_CHECKING:
 
 FIXTURE = "fixtures/densenet.py"
 SEPARATE = ("--concat-to-sum", "--execution", "separate", "--quiet")
-
-ALONE = """
-import sys
-for name in ("skipgraph", "timm", "torchvision", "networkx", "fvcore", "rich"):
-    sys.modules[name] = None
-import torch
-sys.path.insert(0, sys.argv[1])
-import model as emitted
-net = emitted.load().eval()
-torch.save(net(*emitted.example_inputs()), sys.argv[2])
-net.train()
-optimiser = torch.optim.SGD(net.parameters(), lr=0.1)
-inputs = [torch.cat([one, one.flip(-1)]) for one in emitted.example_inputs()]
-before = [parameter.detach().clone() for parameter in net.parameters()]
-net(*inputs).square().mean().backward()
-optimiser.step()
-assert any(not torch.equal(old, new) for old, new in zip(before, net.parameters()))
-"""
 
 
 @pytest.fixture(scope="module")
@@ -61,41 +41,6 @@ def out(tmp_path_factory: pytest.TempPathFactory, weights: Path) -> Path:
     return path
 
 
-def test_the_directory_stands_alone(out: Path, weights: Path, tmp_path: Path) -> None:
-    assert sorted(path.name for path in out.iterdir()) == [
-        "model.py", "plan.json", "report.json", "report.md", "weights.safetensors",
-    ]  # fmt: skip
-    result = tmp_path / "result.pt"
-    subprocess.run([sys.executable, "-c", ALONE, out, result], check=True, cwd=tmp_path, timeout=120)
-    model = fixtures.load("densenet").model_class().eval()
-    model.load_state_dict(load_file(weights))
-    inputs = torch.randn(
-        1, *fixtures.load("densenet").example_inputs[0].shape[1:], generator=torch.Generator().manual_seed(0)
-    )
-    torch.testing.assert_close(torch.load(result), model(inputs), rtol=1e-4, atol=1e-5)
-
-
-def test_inspect_reads_it_and_finds_what_the_dry_run_predicted(out: Path, tmp_path: Path) -> None:
-    dry = run("rewrite", FIXTURE, *SEPARATE, "--dry-run", "--json", cwd=None)
-    predicted = json.loads(dry.stdout)["after"]
-    found = json.loads(run("inspect", out / "model.py", "--json").stdout)["totals"]
-    for name in ("flops", "merges", "skips", "add", "concat"):
-        assert found[name] == predicted[name], name
-    parameters = json.loads(run("inspect", out / "model.py", "--json").stdout)["model"]["parameters"]
-    assert parameters == predicted["parameters"]
-    assert found["peak_bytes"] == pytest.approx(predicted["peak_bytes"], rel=0.02)
-
-
-def test_the_same_input_gives_the_same_bytes(out: Path, weights: Path, tmp_path: Path) -> None:
-    again = tmp_path / "again"
-    environment = os.environ | {"PYTHONHASHSEED": "7"}
-    assert run("rewrite", FIXTURE, "--weights", weights, *SEPARATE, "-o", again, env=environment).code == 0
-    for path in out.iterdir():
-        if path.suffix not in (".json", ".md"):
-            assert path.read_bytes() == (again / path.name).read_bytes(), path.name
-    assert (out / "plan.json").read_text() == (again / "plan.json").read_text()
-
-
 def test_undo_gives_the_original_back(out: Path, weights: Path, tmp_path: Path) -> None:
     back = tmp_path / "back"
     done = run("undo", out, "-o", back)
@@ -109,42 +54,12 @@ def test_undo_gives_the_original_back(out: Path, weights: Path, tmp_path: Path) 
     }
 
 
-def test_apply_to_another_checkpoint(out: Path, tmp_path: Path) -> None:
-    torch.manual_seed(5)
-    other = tmp_path / "other.safetensors"
-    save_file(fixtures.load("densenet").model_class().state_dict(), other)
-    applied, rewritten = tmp_path / "applied", tmp_path / "rewritten"
-    assert run("apply", out / "plan.json", FIXTURE, "--weights", other, "-o", applied, "--quiet").code == 0
-    assert run("rewrite", FIXTURE, "--weights", other, *SEPARATE, "-o", rewritten).code == 0
-    for name in ("model.py", "weights.safetensors"):
-        assert (applied / name).read_bytes() == (rewritten / name).read_bytes()
+def test_apply_refuses_what_is_not_for_it(out: Path, tmp_path: Path) -> None:
     refused = run("apply", out / "plan.json", "fixtures/unet.py:UNet(width=8)", "-o", tmp_path / "no", "--quiet")
     assert refused.code == 2
     assert "made for another model" in refused.stderr
     assert run("apply", "README.md", FIXTURE, "-o", tmp_path / "no").code == 2
-
-
-def test_onnx_and_pt2(tmp_path: Path) -> None:
-    onnxruntime = pytest.importorskip("onnxruntime")
-    out = tmp_path / "out"
-    done = run(
-        "rewrite",
-        "fixtures/unet.py:UNet(width=8)",
-        "--input",
-        "1x3x32x32",
-        "--concat-to-sum",
-        "--quiet",
-        "--onnx",
-        "--pt2",
-        "-o",
-        out,
-    )
-    assert done.code == 0, done.stderr
-    program = torch.export.load(out / "model.pt2").module()
-    session = onnxruntime.InferenceSession(out / "model.onnx")
-    image = torch.randn(1, 3, 32, 32)
-    (given,) = session.run(None, {session.get_inputs()[0].name: image.numpy()})
-    torch.testing.assert_close(torch.as_tensor(given), program(image), rtol=1e-3, atol=1e-4)
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(
@@ -240,6 +155,7 @@ def test_an_interrupt_leaves_nothing(tmp_path: Path) -> None:
     time.sleep(3)
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=60)
-    assert process.returncode == 130, said
+    # Python kills itself by the signal, after our last word, where it struck inside an exec of source text.
+    assert process.returncode in (130, -signal.SIGINT), said
     assert "interrupted" in said
     assert list(tmp_path.iterdir()) == []
