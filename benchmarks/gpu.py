@@ -5,7 +5,8 @@
 Each concat skip of a model is rewritten to a sum, in three ways: ``model`` (those that are worth it by a model of
 cost), ``separate`` (all) and ``inference`` (as ``model``, for inference alone). Each is timed in turns with the
 original by `skipgraph.bench`, in float32, TF32, bfloat16 and float16, and in bfloat16 with channels last; then
-`torch.compile` of the original against the original. CPUs are measured in float32 and bfloat16.
+`torch.compile` of the original against the original. CPUs are measured in float32, and in bfloat16 if they compute in
+it.
 
 Results go to ``benchmarks/results/DEVICE.json``, a table in Markdown to standard output. What does not fit into the
 time is left out, and said. It needs PyTorch, torchvision and skipgraph. It exits with 1 if nothing could be measured,
@@ -105,7 +106,7 @@ def rewritten(
 def measure(rows: Rows, names: list[str], options: argparse.Namespace) -> None:
     """Every way in every setting, model by model; compilation, which takes longest, last."""
     settings = SETTINGS[options.device.partition(":")[0]]
-    if options.quick:
+    if options.quick or (options.device == "cpu" and not computes_in_bf16()):
         settings = {"float32": settings["float32"]}
     for name in names:
         case = STANDARD[name]
@@ -132,6 +133,12 @@ def measure(rows: Rows, names: list[str], options: argparse.Namespace) -> None:
                 compiled = torch.compile(STANDARD[name].model(), dynamic=False)
                 rows.add(name, setting, COMPILED, compared(model, compiled, inputs, settings[setting], options))
                 clean()
+
+
+def computes_in_bf16() -> bool:
+    """Whether the CPU has instructions for bfloat16; without, a convolution takes a hundred times as long."""
+    asked = (getattr(torch.cpu, f"_is_{name}_supported", None) for name in ("avx512_bf16", "amx_tile"))
+    return any(ask is not None and ask() for ask in asked)
 
 
 def compilations(names: list[str], settings: dict[str, Any], options: argparse.Namespace) -> Iterator[tuple[str, str]]:

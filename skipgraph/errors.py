@@ -15,6 +15,7 @@
     │   └── EmitError                it cannot be written as source, or exported
     ├── VerificationError         4  a rewritten model does not compute what the original does
     ├── NothingToRewriteError     5  no site can be rewritten, or a pattern matches nothing
+    ├── BudgetError               6  a budget that cannot be met
     └── MissingDependencyError    7  an optional package is not installed
 
 The number is the exit code of the command line. Every error says what was wrong and where, and carries the remedy.
@@ -108,6 +109,12 @@ class NothingToRewriteError(SkipgraphError):
     """No site can be rewritten, or a pattern matches nothing."""
 
     exit_code = 5
+
+
+class BudgetError(SkipgraphError):
+    """A budget that cannot be met; the message says the best that can."""
+
+    exit_code = 6
 
 
 class MissingDependencyError(SkipgraphError):

@@ -11,6 +11,7 @@ from typing import Any
 
 from torch import nn
 
+from skipgraph.compress import Factored
 from skipgraph.errors import NothingToRewriteError, PlanError
 from skipgraph.graph import SkipGraph
 from skipgraph.passes import ConcatToSum, Delta, Match, Refusal, SumToConcat
@@ -70,6 +71,8 @@ class Plan:
         Of every merge that was looked at.
     spec : str
         How the user named the model.
+    factors : tuple of Factored
+        Layers that pairs of lower rank stand for.
     """
 
     rewrite: str
@@ -79,6 +82,7 @@ class Plan:
     state_map: StateMap
     outcomes: tuple[Outcome, ...]
     spec: str = ""
+    factors: tuple[Factored, ...] = ()
 
     def to_json(self) -> str:
         """The text of ``plan.json``."""
@@ -91,6 +95,7 @@ class Plan:
             "fingerprint": self.fingerprint,
             "sites": [to_json(record) for record in evaluation],
             "training_sites": None if training == evaluation else [to_json(record) for record in training],
+            "factors": [asdict(one) for one in self.factors],
             "state_map": self.state_map.as_json(),
             "merges": [asdict(outcome) for outcome in self.outcomes],
         }
@@ -122,6 +127,7 @@ class Plan:
                 data["rewrite"], data["options"], data["fingerprint"],
                 {False: evaluation, True: evaluation if training is None else tuple(map(from_json, training))},
                 StateMap.from_json(data["state_map"]), outcomes, data["spec"],
+                tuple(Factored(**one) for one in data["factors"]),
             )  # fmt: skip
         except (ValueError, KeyError, TypeError, AttributeError, ImportError) as error:
             raise PlanError(f"this is no plan: {error}", "Give the plan.json of an emitted directory.") from None

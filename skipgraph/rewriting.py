@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, get_args
 
@@ -10,6 +10,10 @@ import torch
 
 from skipgraph.capture import Captured, runnable
 from skipgraph.capture.trees import map_tensors, tensors
+from skipgraph.compress import Asked, Compressed, compress
+from skipgraph.compress.factor import Form
+from skipgraph.compress.placing import folded, moved
+from skipgraph.compress.sites import Layer, at_concats, others
 from skipgraph.errors import CaptureError, NothingToRewriteError, PlanError, UsageError
 from skipgraph.graph import SkipGraph
 from skipgraph.passes import ConcatToSum, Match, Refusal, SumToConcat
@@ -23,7 +27,7 @@ from skipgraph.passes.workbench import Inputs, Workbench, drawn
 from skipgraph.plan import Outcome, Plan, fingerprint, selected
 from skipgraph.sources.inputs import as_example
 from skipgraph.verify import Verification, verify
-from skipgraph.verify.folded import check_inference
+from skipgraph.verify.folded import check_folded
 
 Execution = Literal["model", "measured", "separate"]
 Rewrite = ConcatToSum | SumToConcat
@@ -51,6 +55,11 @@ class Rewritten:
         What was compared; None if it was not asked for.
     inputs : tuple
         The example inputs.
+    reference : Captured
+        What ``model`` was proved to compute: the original, or, where layers were factored, the original with pairs of
+        layers in their place.
+    compressed : Compressed or None
+        What was factored, with what error; None for an exact rewrite.
     """
 
     model: Captured
@@ -61,6 +70,8 @@ class Rewritten:
     after: SkipGraph
     verification: Verification | None
     inputs: Inputs
+    reference: Captured
+    compressed: Compressed | None = None
 
     def undo(self) -> Captured:
         """The original again, by the algebra and from the weights that ``model`` has now."""
@@ -76,11 +87,15 @@ def rewrite(
     skip: Sequence[str] = (),
     execution: Execution = "model",
     inference: bool = False,
+    calibrate: Iterable[Any] | None = None,
     verified: bool = True,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Rewritten:
     """Rewrite the skips of a model, and prove that it still computes the same.
+
+    With a rank, an error or a budget it computes the same as the model with factored layers, which is proved, and
+    approximates the original, which is measured.
 
     Parameters
     ----------
@@ -97,6 +112,8 @@ def rewrite(
         see `skipgraph.passes.choose`; ``"measured"`` those that are by the time that their calls take here.
     inference : bool
         Make a model that only infers: see `skipgraph.passes.inference.for_inference`.
+    calibrate : iterable, optional
+        Batches of the model's inputs, to factor layers by: see `skipgraph.compress.data.Calibration`.
     verified : bool
         Compare both models: see `skipgraph.verify.verify`.
     seed : int
@@ -116,6 +133,8 @@ def rewrite(
         If a pattern matches nothing, or nothing can be rewritten.
     VerificationError
         If the rewritten model computes anything else.
+    BudgetError
+        If a budget cannot be met.
 
     Examples
     --------
@@ -136,8 +155,9 @@ def rewrite(
     tell("capturing")
     original = captured(model, inputs)
     tell("rewriting")
-    result = _planned(model, original, inputs, rewrite, only, skip, execution)
-    if not any(outcome.status == "rewritten" for outcome in result.plan.outcomes):
+    lossy = _Lossy(calibrate, seed, tell)
+    result = _planned(model, original, inputs, rewrite, only, skip, execution, lossy=lossy)
+    if not any(outcome.status == "rewritten" for outcome in result.plan.outcomes) and result.compressed is None:
         reasons = list(dict.fromkeys(outcome.reason for outcome in result.plan.outcomes))
         told = "; ".join(reasons[:3]) + ("; …" if len(reasons) > 3 else "")
         could = any(outcome.status == "kept" for outcome in result.plan.outcomes)
@@ -150,11 +170,9 @@ def rewrite(
     if verified:
         args, kwargs = inputs
         result.verification = verify(
-            original, result.model, args, kwargs, result.plan.state_map, seed=seed, progress=tell
+            result.reference, result.model, args, kwargs, result.plan.state_map, seed=seed, progress=tell
         )
-    if inference:
-        tell("folding for inference")
-        _infer(result, verified=verified, seed=seed)
+    _finish(result, inference=inference, verified=verified, seed=seed, tell=tell)
     return result
 
 
@@ -167,12 +185,15 @@ def planned(
     skip: Sequence[str] = (),
     execution: Execution = "model",
     inference: bool = False,
+    calibrate: Iterable[Any] | None = None,
+    seed: int = 0,
+    progress: Progress | None = None,
 ) -> Rewritten:
     """What `rewrite` would do, unverified, whether or not there is anything to rewrite."""
-    inputs = as_example(example_inputs)
-    result = _planned(model, captured(model, inputs), inputs, rewrite, only, skip, execution)
-    if inference:
-        _infer(result, verified=False, seed=0)
+    inputs, tell = as_example(example_inputs), progress or _ignore
+    lossy = _Lossy(calibrate, seed, tell)
+    result = _planned(model, captured(model, inputs), inputs, rewrite, only, skip, execution, lossy=lossy)
+    _finish(result, inference=inference, verified=False, seed=seed, tell=tell)
     return result
 
 
@@ -188,8 +209,17 @@ def captured(model: torch.nn.Module, inputs: Inputs) -> Captured:
         return runnable(model, args, kwargs)
 
 
-def apply(model: torch.nn.Module, example_inputs: Any, plan: Plan, *, verified: bool = True) -> Rewritten:
+def apply(
+    model: torch.nn.Module,
+    example_inputs: Any,
+    plan: Plan,
+    *,
+    calibrate: Iterable[Any] | None = None,
+    verified: bool = True,
+) -> Rewritten:
     """Rewrite another checkpoint of the same architecture as a plan says.
+
+    Layers that the plan factors are factored anew, in the same form and rank.
 
     Raises
     ------
@@ -206,13 +236,15 @@ def apply(model: torch.nn.Module, example_inputs: Any, plan: Plan, *, verified: 
     chosen = {outcome.id for outcome in plan.outcomes if outcome.status == "rewritten"}
     kind: Any = ConcatToSum if plan.rewrite == ConcatToSum.name else SumToConcat
     inputs = as_example(example_inputs)
-    result = _planned(model, captured(model, inputs), inputs, kind(**options), (), (), execution, exactly=chosen)
+    lossy = _Lossy(calibrate, 0, _ignore, {one.path: (one.form, one.rank) for one in plan.factors})
+    result = _planned(
+        model, captured(model, inputs), inputs, kind(**options), (), (), execution, exactly=chosen, lossy=lossy
+    )
     if result.plan.records != plan.records:
         raise PlanError("the plan does not fit: the model's forward is another one", "Rewrite the model anew.")
     if verified:
-        result.verification = verify(result.original, result.model, *inputs, result.plan.state_map)
-    if inference:
-        _infer(result, verified=verified, seed=0)
+        result.verification = verify(result.reference, result.model, *inputs, result.plan.state_map)
+    _finish(result, inference=inference, verified=verified, seed=0, tell=_ignore)
     return result
 
 
@@ -231,13 +263,19 @@ def undo(model: Captured, plan: Plan) -> Captured:
             "the model was rewritten for inference: its batch norms are folded into the weights for good",
             "Rewrite without --inference what is to be undone.",
         )
+    if plan.factors:
+        raise PlanError(
+            "layers were factored, which loses what they were", "Take the original from where its weights are."
+        )
     return undone(model, plan.records)
 
 
 def _planned(
     model: torch.nn.Module, original: Captured, inputs: Inputs, rewrite: Rewrite, only: Sequence[str],
-    skip: Sequence[str], execution: Execution, *, exactly: set[str] | None = None,
+    skip: Sequence[str], execution: Execution, *, lossy: _Lossy, exactly: set[str] | None = None,
 ) -> Rewritten:  # fmt: skip
+    if isinstance(rewrite, ConcatToSum) and not rewrite.is_exact:
+        return _factored(model, original, inputs, rewrite, only, skip, execution, lossy, exactly)
     if execution not in get_args(Execution):
         raise UsageError(f"unknown execution {execution!r}", f"Use one of: {', '.join(get_args(Execution))}.")
     before = drawn(original, inputs)
@@ -266,7 +304,88 @@ def _planned(
         bench.surgery.state_map,
         tuple(sorted(outcomes, key=lambda outcome: order[outcome.id])),
     )
-    return Rewritten(bench.captured, original, plan, drawn(model, inputs), before, after, None, inputs)
+    return Rewritten(bench.captured, original, plan, drawn(model, inputs), before, after, None, inputs, original)
+
+
+@dataclass(frozen=True, slots=True)
+class _Lossy:
+    """What factoring layers takes."""
+
+    data: Iterable[Any] | None
+    seed: int
+    tell: Progress
+    exactly: Mapping[str, tuple[Form, int]] | None = None
+
+
+def _factored(
+    model: torch.nn.Module, original: Captured, inputs: Inputs, rewrite: ConcatToSum, only: Sequence[str],
+    skip: Sequence[str], execution: Execution, lossy: _Lossy, exactly: set[str] | None,
+) -> Rewritten:  # fmt: skip
+    """Layers are factored first; then the concats that they read are taken apart, exactly."""
+    before = drawn(original, inputs)
+    chosen, _ = selected(rewrite.find(before), before, only, skip, skips_only=True)
+    compressed = compress(
+        original, _layers(original, before, chosen, rewrite), _asked(rewrite, lossy), inputs, lossy.data,
+        totals={"flops": before.cost.flops, "parameters": before.cost.parameters}, seed=lossy.seed, tell=lossy.tell,
+    )  # fmt: skip
+    exact = _planned(
+        model, compressed.model, inputs, ConcatToSum(), only, skip, execution, lossy=lossy, exactly=exactly
+    )
+    moved(exact.model, [one.path for one in compressed.layers])
+    plan = replace(
+        exact.plan,
+        options={**asdict(rewrite), "execution": execution, "inference": False},
+        fingerprint=fingerprint(original),
+        factors=compressed.layers,
+    )
+    after = drawn(exact.model, inputs)
+    return replace(exact, original=original, plan=plan, before=before, after=after, compressed=compressed)
+
+
+def _layers(
+    original: Captured, before: SkipGraph, chosen: Sequence[Match | Refusal], rewrite: ConcatToSum
+) -> list[Layer]:
+    """The layers that may be factored, in order of execution."""
+    graph = original.graphs[False]
+    found = [
+        (site.merge.id, before.nodes[layer]["site"])
+        for site in chosen if isinstance(site, ConcatSite) for layer in site.layers
+    ]  # fmt: skip
+    layers = at_concats(original, graph, found)
+    if "linear" in rewrite.also:
+        layers += others(original, graph, layers)
+    order = {str(node.target): number for number, node in enumerate(graph.nodes) if node.op == "call_module"}
+    return sorted(layers, key=lambda layer: order[layer.path])
+
+
+def _asked(rewrite: ConcatToSum, lossy: _Lossy) -> Asked:
+    unknown = [name for name in rewrite.also if name != "linear"]
+    if unknown:
+        raise UsageError(f"nothing is known of also={unknown[0]!r}", "Use linear, or leave it out.")
+    if lossy.exactly is not None:
+        return Asked(exactly=lossy.exactly, method=rewrite.method)  # type: ignore[arg-type]
+    return Asked(rewrite.rank, rewrite.max_error, rewrite.budget, method=rewrite.method)  # type: ignore[arg-type]
+
+
+def _finish(result: Rewritten, *, inference: bool, verified: bool, seed: int, tell: Progress) -> None:
+    """Fold projections and norms into layers, which no map of states can say."""
+    paths = [one.path for one in result.plan.factors]
+
+    def fold(model: Captured, inputs: Inputs) -> Captured:
+        new = model.copy()
+        folded(new, paths)
+        return new
+
+    if paths:
+        algebra, result.model = result.model, fold(result.model, result.inputs)
+        result.after = drawn(result.model, result.inputs)
+        if verified:
+            check_folded(
+                result.reference, algebra, result.inputs, result.plan.state_map, fold, modes=(False, True), seed=seed
+            )
+    if inference:
+        tell("folding for inference")
+        _infer(result, verified=verified, seed=seed)
 
 
 def _infer(result: Rewritten, *, verified: bool, seed: int) -> None:
@@ -275,8 +394,8 @@ def _infer(result: Rewritten, *, verified: bool, seed: int) -> None:
     result.model = for_inference(algebra, result.inputs)
     result.after = drawn(result.model, result.inputs)
     result.plan = replace(result.plan, options={**result.plan.options, "inference": True})
-    if verified:
-        check_inference(result.original, algebra, result.inputs, result.plan.state_map, for_inference, seed=seed)
+    if verified and not result.plan.factors:
+        check_folded(result.original, algebra, result.inputs, result.plan.state_map, for_inference, seed=seed)
 
 
 def _joining(chosen: Sequence[Match | Refusal], found: Sequence[Match | Refusal]) -> list[Match | Refusal]:

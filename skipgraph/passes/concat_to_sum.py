@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -24,9 +25,36 @@ class ConcatToSum:
     layers are split; grouped convolutions and group norms whose group borders fall on operand borders are channel-wise
     here, as are batch norms, activations, dropout, pooling, resampling and padding. All that reads the concat must
     allow it, or the concat has to stay.
+
+    With one of ``rank``, ``max_error`` and ``budget``, the layers that read the concats are replaced by pairs of layers
+    of lower rank before, which is an approximation: see `skipgraph.compress`.
+
+    Attributes
+    ----------
+    rank : float or int, optional
+        The same for all layers: a share of the full rank (a float up to 1.0), or a number of channels (an int).
+    max_error : float, optional
+        Relative error of each layer's output that is not to be passed.
+    budget : dict, optional
+        ``{"flops": -0.3}``: by how much multiply-adds, ``"flops"``, or ``"parameters"`` of the whole model may change.
+    also : tuple of str
+        ``("linear",)``: factor all other linear layers and convolutions too.
+    method : str, optional
+        See `skipgraph.compress.Asked`.
     """
 
     name: ClassVar[str] = "concat_to_sum"
+
+    rank: float | int | None = None
+    max_error: float | None = None
+    budget: Mapping[str, float] | None = None
+    also: tuple[str, ...] = ()
+    method: str | None = None
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether nothing is approximated."""
+        return self.rank is None and self.max_error is None and self.budget is None
 
     def find(self, graph: SkipGraph) -> list[Site | Refusal]:
         """Look at every concat along the feature axis, in order.

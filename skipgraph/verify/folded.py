@@ -1,8 +1,8 @@
-"""The form for inference against the original: outputs in evaluation, with the given weights and with redrawn ones."""
+"""Layers that were folded into others, against the original: outputs, with the given weights and with redrawn ones."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -12,25 +12,27 @@ from skipgraph.capture.trees import map_tensors, tensors
 from skipgraph.errors import VerificationError
 from skipgraph.passes.state_map import StateMap
 from skipgraph.verify.compare import distance, size
+from skipgraph.verify.precision import without_dropout
 from skipgraph.verify.weights import carry, redraw
 
 Inputs = tuple[tuple[Any, ...], dict[str, Any]]
 _TOLERANCE = 1e-9  # folding multiplies every weight by a scale, one rounding more than a verified rewrite has
 
 
-def check_inference(
+def check_folded(
     original: Captured,
     algebra: Captured,
     inputs: Inputs,
     state_map: StateMap,
     fold: Callable[[Captured, Inputs], Captured],
     *,
+    modes: Sequence[bool] = (False,),
     seed: int = 0,
 ) -> None:
     """Show in float64 that what ``fold`` makes of a rewritten model still has the original's outputs.
 
     Weights that are folded belong to no map of states: redrawn ones are given to the original, carried over to
-    ``algebra``, and folded again.
+    ``algebra``, and folded again. ``modes`` are those of training or not that are compared, with dropout at zero.
 
     Raises
     ------
@@ -50,14 +52,16 @@ def check_inference(
             redraw(theirs, seed)
         carry(theirs, ours, state_map)
         args, kwargs = map_tensors(drawn, inputs)
-        with torch.no_grad():
-            wanted = list(tensors(theirs(*args, **kwargs)))
-            given = list(tensors(fold(ours, (args, kwargs))(*args, **kwargs)))
-        for a, b in zip(given, wanted, strict=True):
-            error = distance(a, b)
-            if error > _TOLERANCE * max(size(b), torch.finfo(torch.float64).tiny):
-                raise VerificationError(
-                    f"with {weights} weights, the outputs of the form for inference are off by {error:.3g}, "
-                    f"where the largest is {size(b):.3g}",
-                    "Please report it; without --inference the rewrite was verified.",
-                )
+        folded = fold(ours, (args, kwargs))
+        for training in modes:
+            with torch.no_grad(), without_dropout(theirs, folded):
+                wanted = list(tensors(theirs.train(training)(*args, **kwargs)))
+                given = list(tensors(folded.train(training)(*args, **kwargs)))
+            for a, b in zip(given, wanted, strict=True):
+                error = distance(a, b)
+                if error > _TOLERANCE * max(size(b), torch.finfo(torch.float64).tiny):
+                    raise VerificationError(
+                        f"with {weights} weights, the outputs are off by {error:.3g} once layers are folded, where the "
+                        f"largest is {size(b):.3g}",
+                        "Please report it; what is not folded was verified.",
+                    )

@@ -1,0 +1,245 @@
+"""Law 7: a linear layer as two layers of lower rank, ``W ≈ W'·P``, in closed form or by descent from it.
+
+A weight is looked at as a tensor (out, in, taps): one tap for a linear layer or a 1×1 convolution, the elements of the
+kernel for others. There are two forms of rank *r*.
+
+- *project*: P is (r, in), applied at each position, and W' is (out, r, taps). On a concat P is ``[P_a | P_b]``, so
+  that what is added up, and held, has r channels.
+- *restore*: P is (r, in, taps) and W' is (out, r): the kernel makes r channels, of which the outputs are restored.
+
+With one tap they are the same.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import scipy.linalg
+from numpy.typing import NDArray
+from scipy.sparse.linalg import LinearOperator, cg
+
+Array = NDArray[np.float64]
+Form = Literal["project", "restore"]
+
+_ROUNDS = 6  # of alternating least squares; each solves for W' exactly and descends in P
+_STEPS = 12  # of conjugate gradients in P
+
+
+@dataclass(frozen=True, slots=True)
+class Factors:
+    """Two factors of a weight.
+
+    Attributes
+    ----------
+    form : str
+    first : array
+        P, (r, in, taps of P).
+    second : array
+        W', (out, r, taps of W').
+    error : float
+        ``sqrt(E‖W z − W'P z‖² / E‖W z‖²)`` under the moments that the factors were made by, which is predicted for
+        data of that kind; both centred where there are moments.
+    """
+
+    form: Form
+    first: Array
+    second: Array
+    error: float
+
+    @property
+    def rank(self) -> int:
+        """Channels between the two."""
+        return self.first.shape[0]
+
+    def product(self) -> Array:
+        """``W'P`` as one weight, (out, in, taps)."""
+        if self.form == "project":
+            return np.einsum("ort,ri->oit", self.second, self.first[:, :, 0])
+        return np.einsum("or,rit->oit", self.second[:, :, 0], self.first)
+
+
+@dataclass(frozen=True, slots=True)
+class Moments:
+    """Second moments of what a layer reads, centred.
+
+    Attributes
+    ----------
+    channels : array
+        Covariance of the input channels, (in, in).
+    patches : array or None
+        Covariance of whole patches, (in · taps, in · taps), channels first; None where that would be too large. It is
+        ``channels`` if there is one tap.
+    outputs : array
+        Covariance of what the layer makes, (out, out).
+    """
+
+    channels: Array
+    patches: Array | None
+    outputs: Array
+
+
+def factored(weight: Array, rank: int, form: Form, moments: Moments | None = None) -> Factors:
+    """The best factors of a weight that are known.
+
+    Without moments it is the truncated SVD of the unfolded weight, the minimum of ``‖W − W'P‖`` (Eckart and Young,
+    1936). With moments it is the minimum of ``E‖W z − W'P z‖²``:
+
+    - *restore*, and *project* with one tap: W' are the leading eigenvectors U of the covariance of ``W z``, and
+      ``P = UᵀW`` (reduced-rank regression; Izenman, 1975).
+    - *project* with more taps, where P is shared by all of them: the SVD of the weight whitened by the covariance of
+      the channels is the start; with the covariance of the patches, W' is refitted and P descended in turn, which never
+      increases the error. That is a local optimum.
+
+    Parameters
+    ----------
+    weight : array
+        (out, in, taps).
+    rank : int
+        From 1 to `full_rank`.
+    form : str
+    moments : Moments, optional
+
+    Raises
+    ------
+    ValueError
+        If the rank is not one that the form has.
+    """
+    if not 1 <= rank <= full_rank(weight, form):
+        raise ValueError(f"rank {rank} is not between 1 and {full_rank(weight, form)}")
+    if form == "restore" or (weight.shape[2] == 1 and moments is not None):
+        return _restore(weight, rank, form, moments)
+    if moments is None:
+        return _project(weight, rank, np.eye(weight.shape[1]), None)
+    return _project(weight, rank, moments.channels, moments.patches)
+
+
+def full_rank(weight: Array, form: Form) -> int:
+    """The rank at which a form is exact."""
+    out, channels, taps = weight.shape
+    return min(out, channels * taps) if form == "restore" else min(channels, out * taps)
+
+
+def curve(weight: Array, form: Form, moments: Moments | None = None) -> Array:
+    """The error at each rank from 1 to full, as `Factors.error` says; of the start where a descent would follow."""
+    if form == "restore" or (weight.shape[2] == 1 and moments is not None):
+        energies = _eigenvalues(_outputs(weight, moments))
+    else:
+        energies = _whitened(weight, np.eye(weight.shape[1]) if moments is None else moments.channels)[1] ** 2
+    rest = np.maximum(energies.sum() - np.cumsum(energies), 0.0)
+    return np.sqrt(rest / max(energies.sum(), np.finfo(float).tiny))[: full_rank(weight, form)]
+
+
+# -- restore -----------------------------------------------------------------------------------------------------------
+
+
+def _outputs(weight: Array, moments: Moments | None) -> Array:
+    """The covariance of ``W z``; that of white noise without moments."""
+    if moments is not None:
+        return moments.outputs
+    rows = weight.reshape(weight.shape[0], -1)
+    return rows @ rows.T
+
+
+def _eigenvalues(covariance: Array) -> Array:
+    return np.maximum(scipy.linalg.eigvalsh(covariance)[::-1], 0.0)
+
+
+def _restore(weight: Array, rank: int, form: Form, moments: Moments | None) -> Factors:
+    values, vectors = scipy.linalg.eigh(_outputs(weight, moments))
+    leading = vectors[:, ::-1][:, :rank]
+    values = np.maximum(values[::-1], 0.0)
+    error = float(np.sqrt(values[rank:].sum() / max(values.sum(), np.finfo(float).tiny)))
+    return Factors(form, np.einsum("or,oit->rit", leading, weight), leading[:, :, None], error)
+
+
+# -- project -----------------------------------------------------------------------------------------------------------
+
+
+def _root(covariance: Array) -> tuple[Array, Array]:
+    """``S`` and its inverse with ``S·S = covariance``; directions without variance are left out of the inverse."""
+    values, vectors = scipy.linalg.eigh(covariance)
+    values = np.maximum(values, 0.0)
+    floor = values.max(initial=0.0) * len(values) * np.finfo(float).eps
+    inverse = np.where(values > floor, 1.0 / np.sqrt(np.maximum(values, np.finfo(float).tiny)), 0.0)
+    return (vectors * np.sqrt(values)) @ vectors.T, (vectors * inverse) @ vectors.T
+
+
+def _whitened(weight: Array, covariance: Array) -> tuple[Array, Array, Array, Array]:
+    """Right singular vectors and singular values of the unfolded weight times the root; the root and its inverse."""
+    unfolded = weight.transpose(0, 2, 1).reshape(-1, weight.shape[1])
+    root, inverse = _root(covariance)
+    _, values, right = scipy.linalg.svd(unfolded @ root, full_matrices=False)
+    return right, values, root, inverse
+
+
+def _project(weight: Array, rank: int, channels: Array, patches: Array | None) -> Factors:
+    right, values, root, inverse = _whitened(weight, channels)
+    first = right[:rank] @ inverse
+    second = np.einsum("oit,ri->ort", weight, right[:rank] @ root)
+    error = float(np.sqrt((values[rank:] ** 2).sum() / max((values**2).sum(), np.finfo(float).tiny)))
+    if patches is not None and weight.shape[2] > 1:
+        first, second, error = _descended(weight, first, second, patches)
+    return Factors("project", first[:, :, None], second, error)
+
+
+def _descended(weight: Array, first: Array, second: Array, patches: Array) -> tuple[Array, Array, float]:
+    """Alternating least squares under the covariance of the patches."""
+    wanted = _flat(weight)
+    total = max(float(np.sum((wanted @ patches) * wanted)), np.finfo(float).tiny)
+    taps = weight.shape[2]
+    for _ in range(_ROUNDS):
+        second = _refitted(wanted, first, patches, taps)
+        first = _moved(wanted, first, second, patches)
+    second = _refitted(wanted, first, patches, taps)
+    rest = wanted - _flat(np.einsum("ort,ri->oit", second, first))
+    error = max(float(np.sum((rest @ patches) * rest)), 0.0) / total
+    return first, second, float(np.sqrt(error))
+
+
+def _flat(weight: Array) -> Array:
+    """(out, in, taps) -> (out, in · taps)."""
+    return weight.reshape(weight.shape[0], -1)
+
+
+def _spread(first: Array, taps: int) -> Array:
+    """P at every tap of a patch: (r · taps, in · taps)."""
+    return np.kron(first, np.eye(taps))
+
+
+def _refitted(wanted: Array, first: Array, patches: Array, taps: int) -> Array:
+    """The best W' for a P: least squares, (out, r, taps)."""
+    spread = _spread(first, taps)
+    crossed = spread @ patches
+    gram = crossed @ spread.T
+    ridge = np.trace(gram) / len(gram) * 1e-12
+    solved = scipy.linalg.solve(gram + ridge * np.eye(len(gram)), crossed @ wanted.T, assume_a="pos")
+    return solved.T.reshape(len(wanted), len(first), taps)
+
+
+def _moved(wanted: Array, first: Array, second: Array, patches: Array) -> Array:
+    """A better P for a W': conjugate gradients on the quadratic, which never increases it."""
+    rank, channels = first.shape
+    taps = second.shape[2]
+    flat = _flat(second)  # (out, r · taps)
+    gram = flat.T @ flat
+
+    def folded(gradient: Array) -> Array:
+        """The part of a gradient by the spread P that belongs to P: the sum over the taps."""
+        return np.einsum("rtit->ri", gradient.reshape(rank, taps, channels, taps)).ravel()
+
+    def curvature(direction: Array) -> Array:
+        return folded(gram @ _times_patches(direction.reshape(rank, channels), patches, taps))
+
+    size = rank * channels
+    target = folded(flat.T @ (wanted @ patches))
+    found, _ = cg(LinearOperator((size, size), matvec=curvature), target, x0=first.ravel(), maxiter=_STEPS, rtol=1e-8)
+    return np.asarray(found).reshape(rank, channels)
+
+
+def _times_patches(first: Array, patches: Array, taps: int) -> Array:
+    """``spread(P) · patches`` without making the spread P."""
+    channels = first.shape[1]
+    by_tap = patches.reshape(channels, taps, -1)
+    return np.einsum("ri,itn->rtn", first, by_tap, optimize=True).reshape(len(first) * taps, -1)
