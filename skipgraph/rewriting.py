@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, get_args
 
@@ -231,10 +232,13 @@ def apply(
             "the plan was made for another model: names, shapes or dtypes of the tensors differ",
             "Give the model that it was made for, with any of its checkpoints.",
         )
+    if calibrate is None and any(one.measured is not None for one in plan.factors):
+        raise PlanError("the plan's layers were factored with calibration data", "Give such data again: --calibrate.")
     options = dict(plan.options)
     execution, inference = options.pop("execution"), options.pop("inference")
     chosen = {outcome.id for outcome in plan.outcomes if outcome.status == "rewritten"}
     kind: Any = ConcatToSum if plan.rewrite == ConcatToSum.name else SumToConcat
+    options = {name: tuple(value) if isinstance(value, list) else value for name, value in options.items()}
     inputs = as_example(example_inputs)
     lossy = _Lossy(calibrate, 0, _ignore, {one.path: (one.form, one.rank) for one in plan.factors})
     result = _planned(
@@ -273,6 +277,7 @@ def undo(model: Captured, plan: Plan) -> Captured:
 def _planned(
     model: torch.nn.Module, original: Captured, inputs: Inputs, rewrite: Rewrite, only: Sequence[str],
     skip: Sequence[str], execution: Execution, *, lossy: _Lossy, exactly: set[str] | None = None,
+    always: Collection[str] = (),
 ) -> Rewritten:  # fmt: skip
     if isinstance(rewrite, ConcatToSum) and not rewrite.is_exact:
         return _factored(model, original, inputs, rewrite, only, skip, execution, lossy, exactly)
@@ -288,7 +293,7 @@ def _planned(
     ids = {one.merge.id for one in chosen}
     kept: dict[str, str] = {}
     result = _applied(original, inputs, rewrite, ids, kept)
-    sites = [one for one in chosen if isinstance(one, ConcatSite)]
+    sites = [one for one in chosen if isinstance(one, ConcatSite) and one.merge.id not in always]
     if execution != "separate" and exactly is None and sites:
         kept = _kept(sites, before, result[1], original, result[0] if execution == "measured" else None)
         if kept:
@@ -298,7 +303,7 @@ def _planned(
     order = {merge.id: place for place, merge in enumerate(before.merges)}
     plan = Plan(
         rewrite.name,
-        {**asdict(rewrite), "execution": execution, "inference": False},
+        _options(rewrite, execution),
         fingerprint(original),
         records,
         bench.surgery.state_map,
@@ -329,17 +334,24 @@ def _factored(
         totals={"flops": before.cost.flops, "parameters": before.cost.parameters}, seed=lossy.seed, tell=lossy.tell,
     )  # fmt: skip
     exact = _planned(
-        model, compressed.model, inputs, ConcatToSum(), only, skip, execution, lossy=lossy, exactly=exactly
-    )
+        model, compressed.model, inputs, ConcatToSum(), only, skip, execution, lossy=lossy, exactly=exactly,
+        always={one.merge for one in compressed.layers if one.merge is not None},
+    )  # fmt: skip
     moved(exact.model, [one.path for one in compressed.layers])
     plan = replace(
         exact.plan,
-        options={**asdict(rewrite), "execution": execution, "inference": False},
+        options=_options(rewrite, execution),
         fingerprint=fingerprint(original),
         factors=compressed.layers,
     )
     after = drawn(exact.model, inputs)
     return replace(exact, original=original, plan=plan, before=before, after=after, compressed=compressed)
+
+
+def _options(rewrite: Rewrite, execution: Execution) -> dict[str, Any]:
+    """What was asked for, as JSON has it."""
+    given = {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(rewrite).items()}
+    return {**given, "execution": execution, "inference": False}
 
 
 def _layers(
@@ -351,7 +363,10 @@ def _layers(
         (site.merge.id, before.nodes[layer]["site"])
         for site in chosen if isinstance(site, ConcatSite) for layer in site.layers
     ]  # fmt: skip
-    layers = at_concats(original, graph, found)
+    flops: Counter[str] = Counter()
+    for _, attributes in before.nodes(data=True):
+        flops[attributes["site"]] += attributes["flops"]
+    layers = at_concats(original, graph, found, flops)
     if "linear" in rewrite.also:
         layers += others(original, graph, layers)
     order = {str(node.target): number for number, node in enumerate(graph.nodes) if node.op == "call_module"}

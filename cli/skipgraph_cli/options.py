@@ -36,3 +36,11 @@ OutputDirectory = Annotated[
     typer.Option("--output", "-o", metavar="DIR", help="The directory to write; it is written whole or not at all."),
 ]
 Force = Annotated[bool, typer.Option("--force", help="Replace a directory that was emitted before.")]
+Calibrate = Annotated[
+    str | None,
+    typer.Option(
+        "--calibrate",
+        metavar="DATA",
+        help="Inputs to factor layers by: file.npz, a directory of .npy files, or MODULE:LOADER. No labels are needed.",
+    ),
+]

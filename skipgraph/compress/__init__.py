@@ -7,6 +7,7 @@ front of it apart: what is added up, and held, has the rank's channels.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -19,7 +20,7 @@ from skipgraph.capture.trees import map_tensors, tensors
 from skipgraph.compress.choose import Candidate, Choice, chosen, least
 from skipgraph.compress.compensate import compensated
 from skipgraph.compress.data import Batch, Calibration
-from skipgraph.compress.factor import Factors, Form, Moments, curve, factored, full_rank
+from skipgraph.compress.factor import Factors, Form, Moments, factored, full_rank
 from skipgraph.compress.install import expand
 from skipgraph.compress.layers import pair, weight_of
 from skipgraph.compress.measured import Error, of_outputs, reached, run
@@ -52,7 +53,7 @@ class Asked:
         ``"svd"``: truncated, without data. ``"moments"``: by the moments of the layers' inputs. ``"compensated"``: in
         turn, by what the rewritten model gives each layer. Without data the first, else the last.
     recalibrated : bool
-        Let batch norms take their statistics anew.
+        Move the statistics of batch norms as far as factoring has moved what they read.
     exactly : dict or None
         Path of a layer -> form and rank, as an earlier plan has chosen them.
     """
@@ -211,8 +212,8 @@ def compress(
         more = layer.price(one.rank, one.form)
         done.append(Factored(one.path, layer.merge, one.form, one.rank, one.error, measured, *more))
     if calibration is not None and asked.recalibrated:
-        tell("taking the statistics of batch norms anew")
-        recalibrate(work, calibration, run)
+        tell("moving the statistics of batch norms")
+        recalibrate(work, source, calibration, run)
     predicted = sum(one.harm for one in picked) ** 0.5 if picked else 0.0
     reached_error = of_outputs(work, source, calibration) if calibration is not None else None
     expand(work, [one.path for one in picked])
@@ -236,14 +237,15 @@ class _Bench:
             self._moments = {path: self._seen[path].moments(weight_of(self.model.get_submodule(path)))}
         return self._moments[path]
 
-    def factors(self, path: str, form: Form, rank: int) -> Factors:
-        """The best factors that are known."""
-        return factored(weight_of(self.model.get_submodule(path)), rank, form, self.moments(path))
+    def factors(self, path: str, form: Form, rank: int, *, descents: int) -> Factors:
+        """The best factors that are known, or, without descents, a bound of them."""
+        weight = weight_of(self.model.get_submodule(path))
+        return factored(weight, rank, form, self.moments(path), descents=descents)
 
-    def pair(self, one: Candidate) -> nn.Sequential:
+    def pair(self, one: Candidate, *, descents: int = 0) -> nn.Sequential:
         """The pair of layers for a candidate; its bias makes good the mean that is lost."""
         module: Any = self.model.get_submodule(one.path)
-        factors = self.factors(one.path, one.form, one.rank)
+        factors = self.factors(one.path, one.form, one.rank, descents=descents)
         bias = module.bias.detach().double().cpu().numpy() if module.bias is not None else None
         if one.path in self._seen:
             offset = self._seen[one.path].offset(weight_of(module), factors.product())
@@ -321,14 +323,17 @@ def _at_rank(bench: _Bench, layer: Layer, rank: float | int | None, left: dict[s
 def _within(bench: _Bench, layer: Layer, asked: Asked, left: dict[str, str]) -> Candidate | None:
     """The cheapest candidate whose error is not above what is asked."""
     assert asked.max_error is not None
-    weight, moments = weight_of(bench.model.get_submodule(layer.path)), bench.moments(layer.path)
     best = None
     for form in _forms(layer):
-        errors = curve(weight, form, moments)
-        rank = next((number for number, error in enumerate(errors, 1) if error <= asked.max_error), len(errors))
-        if rank <= layer.break_even(form):
+        even = layer.break_even(form)
+
+        def off(rank: int, form: Form = form) -> float:
+            return _candidate(bench, layer, form, rank).error
+
+        rank = bisect_left(range(1, even + 1), True, key=lambda rank: off(rank) <= asked.max_error) + 1
+        if rank <= even:
             one = _candidate(bench, layer, form, rank)
-            if one.error <= asked.max_error and (best is None or one.more["flops"] < best.more["flops"]):
+            if best is None or one.more["flops"] < best.more["flops"]:
                 best = one
     if best is None:
         left[layer.path] = f"{layer.path} has no rank that is cheaper and within {asked.max_error:g}"
@@ -355,7 +360,7 @@ def _forms(layer: Layer) -> tuple[Form, ...]:
 
 def _candidate(bench: _Bench, layer: Layer, form: Form, rank: int) -> Candidate:
     flops, parameters = layer.price(rank, form)
-    error = bench.factors(layer.path, form, rank).error
+    error = bench.factors(layer.path, form, rank, descents=0).error
     return Candidate(layer.path, form, rank, error, error**2, {"flops": flops, "parameters": parameters})
 
 

@@ -23,7 +23,7 @@ from scipy.sparse.linalg import LinearOperator, cg
 Array = NDArray[np.float64]
 Form = Literal["project", "restore"]
 
-_ROUNDS = 6  # of alternating least squares; each solves for W' exactly and descends in P
+_DESCENTS = 6  # of alternating least squares; each descends in P and solves for W' exactly
 _STEPS = 12  # of conjugate gradients in P
 
 
@@ -51,13 +51,13 @@ class Factors:
     @property
     def rank(self) -> int:
         """Channels between the two."""
-        return self.first.shape[0]
+        return len(self.first)
 
     def product(self) -> Array:
         """``W'P`` as one weight, (out, in, taps)."""
         if self.form == "project":
-            return np.einsum("ort,ri->oit", self.second, self.first[:, :, 0])
-        return np.einsum("or,rit->oit", self.second[:, :, 0], self.first)
+            return np.asarray(np.einsum("ort,ri->oit", self.second, self.first[:, :, 0]))
+        return np.asarray(np.einsum("or,rit->oit", self.second[:, :, 0], self.first))
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +80,9 @@ class Moments:
     outputs: Array
 
 
-def factored(weight: Array, rank: int, form: Form, moments: Moments | None = None) -> Factors:
+def factored(
+    weight: Array, rank: int, form: Form, moments: Moments | None = None, *, descents: int = _DESCENTS
+) -> Factors:
     """The best factors of a weight that are known.
 
     Without moments it is the truncated SVD of the unfolded weight, the minimum of ``‖W − W'P‖`` (Eckart and Young,
@@ -100,6 +102,8 @@ def factored(weight: Array, rank: int, form: Form, moments: Moments | None = Non
         From 1 to `full_rank`.
     form : str
     moments : Moments, optional
+    descents : int
+        How often P is descended, and W' refitted after. 0 is quick, and a bound of what more would give.
 
     Raises
     ------
@@ -111,13 +115,13 @@ def factored(weight: Array, rank: int, form: Form, moments: Moments | None = Non
     if form == "restore" or (weight.shape[2] == 1 and moments is not None):
         return _restore(weight, rank, form, moments)
     if moments is None:
-        return _project(weight, rank, np.eye(weight.shape[1]), None)
-    return _project(weight, rank, moments.channels, moments.patches)
+        return _project(weight, rank, np.eye(weight.shape[1]), None, descents)
+    return _project(weight, rank, moments.channels, moments.patches, descents)
 
 
 def full_rank(weight: Array, form: Form) -> int:
     """The rank at which a form is exact."""
-    out, channels, taps = weight.shape
+    out, channels, taps = map(int, weight.shape)
     return min(out, channels * taps) if form == "restore" else min(channels, out * taps)
 
 
@@ -128,7 +132,8 @@ def curve(weight: Array, form: Form, moments: Moments | None = None) -> Array:
     else:
         energies = _whitened(weight, np.eye(weight.shape[1]) if moments is None else moments.channels)[1] ** 2
     rest = np.maximum(energies.sum() - np.cumsum(energies), 0.0)
-    return np.sqrt(rest / max(energies.sum(), np.finfo(float).tiny))[: full_rank(weight, form)]
+    errors = np.sqrt(rest / max(energies.sum(), np.finfo(float).tiny))
+    return np.asarray(errors[: full_rank(weight, form)])
 
 
 # -- restore -----------------------------------------------------------------------------------------------------------
@@ -143,7 +148,7 @@ def _outputs(weight: Array, moments: Moments | None) -> Array:
 
 
 def _eigenvalues(covariance: Array) -> Array:
-    return np.maximum(scipy.linalg.eigvalsh(covariance)[::-1], 0.0)
+    return np.asarray(np.maximum(scipy.linalg.eigvalsh(covariance)[::-1], 0.0))
 
 
 def _restore(weight: Array, rank: int, form: Form, moments: Moments | None) -> Factors:
@@ -174,25 +179,25 @@ def _whitened(weight: Array, covariance: Array) -> tuple[Array, Array, Array, Ar
     return right, values, root, inverse
 
 
-def _project(weight: Array, rank: int, channels: Array, patches: Array | None) -> Factors:
+def _project(weight: Array, rank: int, channels: Array, patches: Array | None, descents: int) -> Factors:
     right, values, root, inverse = _whitened(weight, channels)
     first = right[:rank] @ inverse
     second = np.einsum("oit,ri->ort", weight, right[:rank] @ root)
     error = float(np.sqrt((values[rank:] ** 2).sum() / max((values**2).sum(), np.finfo(float).tiny)))
     if patches is not None and weight.shape[2] > 1:
-        first, second, error = _descended(weight, first, second, patches)
+        first, second, error = _descended(weight, first, patches, descents)
     return Factors("project", first[:, :, None], second, error)
 
 
-def _descended(weight: Array, first: Array, second: Array, patches: Array) -> tuple[Array, Array, float]:
+def _descended(weight: Array, first: Array, patches: Array, descents: int) -> tuple[Array, Array, float]:
     """Alternating least squares under the covariance of the patches."""
     wanted = _flat(weight)
     total = max(float(np.sum((wanted @ patches) * wanted)), np.finfo(float).tiny)
     taps = weight.shape[2]
-    for _ in range(_ROUNDS):
-        second = _refitted(wanted, first, patches, taps)
-        first = _moved(wanted, first, second, patches)
     second = _refitted(wanted, first, patches, taps)
+    for _ in range(descents):
+        first = _moved(wanted, first, second, patches)
+        second = _refitted(wanted, first, patches, taps)
     rest = wanted - _flat(np.einsum("ort,ri->oit", second, first))
     error = max(float(np.sum((rest @ patches) * rest)), 0.0) / total
     return first, second, float(np.sqrt(error))
@@ -203,19 +208,14 @@ def _flat(weight: Array) -> Array:
     return weight.reshape(weight.shape[0], -1)
 
 
-def _spread(first: Array, taps: int) -> Array:
-    """P at every tap of a patch: (r · taps, in · taps)."""
-    return np.kron(first, np.eye(taps))
-
-
 def _refitted(wanted: Array, first: Array, patches: Array, taps: int) -> Array:
     """The best W' for a P: least squares, (out, r, taps)."""
-    spread = _spread(first, taps)
-    crossed = spread @ patches
-    gram = crossed @ spread.T
+    rank, channels = first.shape
+    crossed = (first @ patches.reshape(channels, -1)).reshape(rank * taps, channels * taps)
+    gram = (first @ crossed.T.reshape(channels, -1)).reshape(rank * taps, rank * taps)
     ridge = np.trace(gram) / len(gram) * 1e-12
     solved = scipy.linalg.solve(gram + ridge * np.eye(len(gram)), crossed @ wanted.T, assume_a="pos")
-    return solved.T.reshape(len(wanted), len(first), taps)
+    return np.asarray(solved.T.reshape(len(wanted), len(first), taps))
 
 
 def _moved(wanted: Array, first: Array, second: Array, patches: Array) -> Array:
@@ -223,23 +223,20 @@ def _moved(wanted: Array, first: Array, second: Array, patches: Array) -> Array:
     rank, channels = first.shape
     taps = second.shape[2]
     flat = _flat(second)  # (out, r · taps)
-    gram = flat.T @ flat
-
-    def folded(gradient: Array) -> Array:
-        """The part of a gradient by the spread P that belongs to P: the sum over the taps."""
-        return np.einsum("rtit->ri", gradient.reshape(rank, taps, channels, taps)).ravel()
+    gram = (flat.T @ flat).reshape(rank, taps, rank * taps)
+    by_tap = patches.reshape(channels, taps, channels, taps)
+    read = np.ascontiguousarray(by_tap.transpose(3, 0, 1, 2)).reshape(taps, channels, taps * channels)
 
     def curvature(direction: Array) -> Array:
-        return folded(gram @ _times_patches(direction.reshape(rank, channels), patches, taps))
+        spread = direction.reshape(rank, channels)
+        total = np.zeros((rank, channels))
+        for tap in range(taps):  # P meets each tap alone: the gradient of the spread P is summed over its diagonal
+            made = (spread @ read[tap]).reshape(rank * taps, channels)
+            total += gram[:, tap] @ made
+        return total.ravel()
 
     size = rank * channels
-    target = folded(flat.T @ (wanted @ patches))
+    pulled = (flat.T @ (wanted @ patches)).reshape(rank, taps, channels, taps)
+    target = np.einsum("rtit->ri", pulled).ravel()
     found, _ = cg(LinearOperator((size, size), matvec=curvature), target, x0=first.ravel(), maxiter=_STEPS, rtol=1e-8)
     return np.asarray(found).reshape(rank, channels)
-
-
-def _times_patches(first: Array, patches: Array, taps: int) -> Array:
-    """``spread(P) · patches`` without making the spread P."""
-    channels = first.shape[1]
-    by_tap = patches.reshape(channels, taps, -1)
-    return np.einsum("ri,itn->rtn", first, by_tap, optimize=True).reshape(len(first) * taps, -1)

@@ -77,14 +77,14 @@ def _layer(module: Any, channels: int, out: int, *, kernel: bool, bias: bool) ->
         return nn.Linear(channels, out, **like)
     if not kernel:
         plain = CONVOLUTIONS[len(module.kernel_size) - 1]
-        return plain(channels, out, 1, **like)  # type: ignore[call-arg]
+        return plain(channels, out, 1, **like)
     names = ["kernel_size", "stride", "padding", "dilation", "padding_mode"]
     names += ["output_padding"] if type(module) in TRANSPOSED else []
     return type(module)(channels, out, **{name: getattr(module, name) for name in names}, **like)
 
 
 def _fill(layer: Any, weight: Array) -> None:
-    tensor = torch.from_numpy(np.ascontiguousarray(weight))
+    tensor = torch.from_numpy(weight.copy())
     if type(layer) in TRANSPOSED:
         tensor = tensor.transpose(0, 1)
     with torch.no_grad():

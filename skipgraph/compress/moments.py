@@ -15,7 +15,7 @@ from skipgraph.compress.factor import Array, Moments
 from skipgraph.compress.layers import TRANSPOSED, is_linear_layer, patches, positions, sizes
 
 PATCH_LIMIT = 4608  # rows of the largest covariance of patches: 170 MB
-_ROWS = 16384  # positions of a batch that are looked at, drawn at random where there are more
+_ROWS = 4096  # positions of a batch that are looked at, drawn at random where there are more
 _SHARE = 1e-6  # of the mean variance that is always added: directions that the data never took stay bounded
 
 Batch = tuple[tuple[Any, ...], dict[str, Any]]

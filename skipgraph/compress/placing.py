@@ -61,8 +61,9 @@ def folded(model: Captured, paths: Iterable[str]) -> list[str]:
     for found in nodes:
         for node in found:
             if (str(node.target), _source(node)) in everywhere:
-                node.replace_all_uses_with(node.args[0])
-                node.args[0].meta["shape"] = node.meta["shape"]  # type: ignore[union-attr]
+                read = node.all_input_nodes[0]
+                node.replace_all_uses_with(read)
+                read.meta["shape"] = node.meta["shape"]
                 node.graph.erase_node(node)
     for target, source in sorted(everywhere):
         _fold(model, source, target)
@@ -131,14 +132,14 @@ def _foldable(model: Captured, node: fx.Node) -> bool:
     read = node.args[0]
     if not isinstance(read, fx.Node) or set(read.users) != {node} or read.op != "call_module":
         return False
-    source = model.get_submodule(str(read.target))
+    source: Any = model.get_submodule(str(read.target))
     if not is_linear_layer(source) or Obstacles(model, node.graph).of(read) is not None:
         return False
     layer: Any = model.get_submodule(str(node.target))
     positions = _size(node) // layer.weight.shape[0]
     made = source.weight.numel() * _applied(source, read)
     less = made // layer.weight.shape[1] * layer.weight.shape[0]
-    return less <= made + positions * layer.weight.numel()
+    return bool(less <= made + positions * layer.weight.numel())
 
 
 def _applied(module: Any, node: fx.Node) -> int:

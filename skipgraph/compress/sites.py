@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import fx, nn
@@ -30,14 +31,17 @@ class Operand:
         Channels.
     positions : int
         At which its projection is computed: on the cheap side of what resamples it (law 6).
+    passed : int
+        Multiply-adds of what it commutes with on the way there, which then runs on fewer channels.
     folds_into : str or None
         Path of the linear layer that makes it for this reader alone: its projection is folded into that.
-    flops : int
-        Multiply-adds of that layer.
+    flops, parameters : int
+        Of that layer.
     """
 
     width: int
     positions: int
+    passed: int = 0
     folds_into: str | None = None
     flops: int = 0
     parameters: int = 0
@@ -98,6 +102,7 @@ class Layer:
             flops = at * rank * taps * out
             for operand in self.operands:
                 flops += operand.positions * operand.width * rank
+                flops += operand.passed * rank // operand.width - operand.passed
                 if self.folds(operand, rank):
                     flops += operand.flops * rank // operand.width - operand.flops
                     flops -= operand.positions * operand.width * rank
@@ -124,7 +129,9 @@ class Layer:
         return low
 
 
-def at_concats(captured: Captured, graph: fx.Graph, found: Iterable[tuple[str, str]]) -> list[Layer]:
+def at_concats(
+    captured: Captured, graph: fx.Graph, found: Iterable[tuple[str, str]], flops: Mapping[str, int]
+) -> list[Layer]:
     """Layers that read concats.
 
     Parameters
@@ -134,6 +141,8 @@ def at_concats(captured: Captured, graph: fx.Graph, found: Iterable[tuple[str, s
         Its graph of evaluation.
     found : iterable
         (id of the concat's merge, name of the layer's call), as a pass finds them.
+    flops : dict
+        Name of a call -> its multiply-adds.
     """
     nodes = {node.name: node for node in graph.nodes}
     obstacles = Obstacles(captured, graph)
@@ -142,7 +151,7 @@ def at_concats(captured: Captured, graph: fx.Graph, found: Iterable[tuple[str, s
         node = nodes.get(call)
         if node is None or obstacles.of(node) is not None or str(node.target) in layers:
             continue
-        layers[str(node.target)] = _layer(captured, graph, node, merge)
+        layers[str(node.target)] = _layer(captured, node, merge, flops)
     return list(layers.values())
 
 
@@ -155,7 +164,7 @@ def others(captured: Captured, graph: fx.Graph, known: Sequence[Layer]) -> list[
     for node in graph.nodes:
         path = str(node.target)
         if node.op == "call_module" and path not in taken and obstacles.of(node) is None and path not in layers:
-            layers[path] = _layer(captured, graph, node, None)
+            layers[path] = _layer(captured, node, None, {})
     return list(layers.values())
 
 
@@ -182,7 +191,7 @@ class Obstacles:
         return self._surgery.obstacle(path)
 
 
-def _layer(captured: Captured, graph: fx.Graph, node: fx.Node, merge: str | None) -> Layer:
+def _layer(captured: Captured, node: fx.Node, merge: str | None, flops: Mapping[str, int]) -> Layer:
     module = captured.get_submodule(str(node.target))
     read = node.args[0]
     assert isinstance(read, fx.Node)
@@ -190,7 +199,7 @@ def _layer(captured: Captured, graph: fx.Graph, node: fx.Node, merge: str | None
     operands: tuple[Operand, ...] = ()
     if merge is not None and read.target in _CONCATS:
         alone = set(read.users) == {node}
-        operands = tuple(_operand(captured, one, read, alone=alone) for one in _flattened(read))
+        operands = tuple(_operand(captured, one, read, flops, alone=alone) for one in _flattened(read))
     return Layer(
         str(node.target), merge, sizes(module), type(module) in TRANSPOSED,
         math.prod(read.meta["shape"]) // channels, math.prod(node.meta["shape"]) // out,
@@ -199,28 +208,31 @@ def _layer(captured: Captured, graph: fx.Graph, node: fx.Node, merge: str | None
 
 
 def _flattened(concat: fx.Node) -> list[fx.Node]:
-    joined = concat.args[0] if concat.args else concat.kwargs["tensors"]
+    joined: Any = concat.args[0] if concat.args else concat.kwargs["tensors"]
     return [
         inner
-        for one in joined  # type: ignore[union-attr]
+        for one in joined
         for inner in (_flattened(one) if one.target in _CONCATS and len(one.users) == 1 else [one])
     ]
 
 
-def _operand(captured: Captured, node: fx.Node, reader: fx.Node, *, alone: bool) -> Operand:
+def _operand(captured: Captured, node: fx.Node, reader: fx.Node, flops: Mapping[str, int], *, alone: bool) -> Operand:
     axis = 1 if len(node.meta["shape"]) > 2 else len(node.meta["shape"]) - 1
     width = node.meta["shape"][axis]
     positions = math.prod(node.meta["shape"]) // width
-    source = node
+    source, passed = node, 0
     while alone and set(source.users) == {reader} and commutes(captured, source):
-        reader, source = source, source.args[0]  # type: ignore[assignment]
-        positions = min(positions, math.prod(source.meta["shape"]) // width)
+        smaller = math.prod(source.all_input_nodes[0].meta["shape"]) // width
+        if smaller >= positions:
+            break
+        passed += flops.get(source.name, 0)
+        reader, source, positions = source, source.all_input_nodes[0], smaller
     if alone and set(source.users) == {reader} and source is node and source.op == "call_module":
         module = captured.get_submodule(str(source.target))
         if is_linear_layer(module) and Obstacles(captured, source.graph).of(source) is None:
-            made = _layer(captured, source.graph, source, None)
-            return Operand(width, positions, made.path, made.flops, made.parameters)
-    return Operand(width, positions)
+            made = _layer(captured, source, None, {})
+            return Operand(width, positions, 0, made.path, made.flops, made.parameters)
+    return Operand(width, positions, passed)
 
 
 _RESAMPLING = (nn.Upsample, nn.UpsamplingNearest2d, nn.UpsamplingBilinear2d, nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d)

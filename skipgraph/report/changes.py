@@ -57,6 +57,7 @@ def changes(result: Rewritten, emitted: SkipGraph | None = None, *, weights: str
     if plan.options["inference"]:
         told.append("For inference: batch norms are folded into the weights, and the model cannot train.")
     verification = result.verification
+    told += result.compressed.notes if result.compressed is not None else []
     told += [f"Not compared: {reason}" for reason in verification.skipped] if verification is not None else []
     return {
         "schema": SCHEMA,
@@ -70,7 +71,23 @@ def changes(result: Rewritten, emitted: SkipGraph | None = None, *, weights: str
         "merges": [asdict(outcome) for outcome in plan.outcomes],
         "verification": None if verification is None else _timeless(verification.as_json()),
         "summary": "not verified" if verification is None else verification.summary,
+        "factors": _factors(result),
         "notes": told,
+    }
+
+
+def _factors(result: Rewritten) -> dict[str, Any] | None:
+    """What was factored, and with what error; None for an exact rewrite."""
+    compressed = result.compressed
+    if compressed is None:
+        return None
+    return {
+        "method": compressed.method,
+        "predicted_error": compressed.predicted,
+        "measured_error": compressed.measured,
+        "gap": compressed.gap,
+        "layers": [asdict(one) for one in compressed.layers],
+        "left": compressed.left,
     }
 
 
@@ -87,7 +104,8 @@ def headline(plan: Plan) -> str:
 def notes(plan: Plan) -> list[str]:
     """What was changed where, for the docstring of an emitted file."""
     done = [outcome for outcome in plan.outcomes if outcome.status == "rewritten"]
-    lines = [f"{outcome.id}: {outcome.reason}." for outcome in done]
+    lines = [f"{one.path}: rank {one.rank}, relative error {one.predicted:.2g} predicted." for one in plan.factors]
+    lines += [f"{outcome.id}: {outcome.reason}." for outcome in done]
     if plan.options["inference"]:
         lines.append("Batch norms are folded into the weights: the model is for inference alone.")
     return lines
@@ -122,6 +140,8 @@ def markdown(data: dict[str, Any]) -> str:
     lines = [f"# {data['spec'] or 'The model'}, {_title(data)}", "", data["summary"] + ".", ""]
     lines += ["| | " + " | ".join(_COLUMNS.values()) + " | rewritten / as it runs |", "|---|---|---|---|---|"]
     lines += ["| " + " | ".join(row) + " |" for row in _rows(data)]
+    if data["factors"]:
+        lines += ["", *_factor_lines(data["factors"])]
     for status, title in _STATUSES.items():
         found = [one for one in data["merges"] if one["status"] == status]
         if found:
@@ -146,6 +166,8 @@ def terminal(data: dict[str, Any], *, color: bool = False, width: int | None = N
     for row in _rows(data):
         table.add_row(*row)
     console.print(table)
+    if data["factors"]:
+        _print_factors(console, data["factors"])
     for status, title in _STATUSES.items():
         found = [one for one in data["merges"] if one["status"] == status]
         if found:
@@ -156,6 +178,56 @@ def terminal(data: dict[str, Any], *, color: bool = False, width: int | None = N
         console.print(f"\n{note}", style="dim", markup=False)
     text: str = console.file.getvalue()  # type: ignore[attr-defined]
     return "\n".join(line.rstrip() for line in text.splitlines()) + "\n"
+
+
+_METHODS = {
+    "svd": "by their weights alone",
+    "moments": "by the moments of what they read",
+    "compensated": "in turn, by what the rewritten model gives each",
+}
+
+
+def _headings(factors: dict[str, Any]) -> tuple[str, str]:
+    """What was factored, and the error of the outputs."""
+    title = f"Factored ({len(factors['layers'])}), {_METHODS[factors['method']]}"
+    measured = factors["measured_error"]
+    errors = f"relative error of the outputs: {factors['predicted_error']:.2g} predicted"
+    return title, errors + (f", {measured:.2g} measured on the calibration data" if measured is not None else "")
+
+
+def _factor_rows(factors: dict[str, Any]) -> list[tuple[str, ...]]:
+    return [
+        (
+            one["path"], one["merge"] or "", f"{one['rank']} ({one['form']})", f"{one['predicted']:.2g}",
+            "" if one["measured"] is None else f"{one['measured']:.2g}",
+            f"−{units.flops(-one['flops'])}" if one["flops"] < 0 else units.flops(one["flops"]),
+        )
+        for one in factors["layers"]
+    ]  # fmt: skip
+
+
+_FACTOR_COLUMNS = ("layer", "reads", "rank", "predicted error", "measured", "multiply-adds")
+
+
+def _factor_lines(factors: dict[str, Any]) -> list[str]:
+    title, errors = _headings(factors)
+    lines = [f"## {title}", "", f"{errors[0].upper()}{errors[1:]}.", "", f"| {' | '.join(_FACTOR_COLUMNS)} |"]
+    lines += ["|---" * len(_FACTOR_COLUMNS) + "|", *[f"| {' | '.join(row)} |" for row in _factor_rows(factors)]]
+    return lines + [f"- {reason}." for reason in dict.fromkeys(factors["left"].values())]
+
+
+def _print_factors(console: Console, factors: dict[str, Any]) -> None:
+    title, errors = _headings(factors)
+    console.print(f"\n{title}", style="bold")
+    console.print(f"{errors}\n", markup=False)
+    table = Table(box=None, pad_edge=False)
+    for name in _FACTOR_COLUMNS:
+        table.add_column(name, justify="left" if name in ("layer", "reads") else "right")
+    for row in _factor_rows(factors):
+        table.add_row(*row)
+    console.print(table)
+    for reason in dict.fromkeys(factors["left"].values()):
+        console.print(f" • {reason}", markup=False)
 
 
 _STATUSES = {

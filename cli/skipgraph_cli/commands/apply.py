@@ -8,7 +8,19 @@ from typing import Annotated
 import typer
 
 from skipgraph_cli.models import example, load_source, show
-from skipgraph_cli.options import Device, Dtype, Force, Inputs, OutputDirectory, Pretrained, Quiet, Seed, Spec, Weights
+from skipgraph_cli.options import (
+    Calibrate,
+    Device,
+    Dtype,
+    Force,
+    Inputs,
+    OutputDirectory,
+    Pretrained,
+    Quiet,
+    Seed,
+    Spec,
+    Weights,
+)
 from skipgraph_cli.output import our_output_only, read_text
 from skipgraph_cli.progress import progress
 
@@ -17,6 +29,7 @@ def apply(
     plan: Annotated[Path, typer.Argument(metavar="PLAN", help="The plan.json of an emitted directory.")],
     spec: Spec,
     output: OutputDirectory,
+    calibrate: Calibrate = None,
     inputs: Inputs = None,
     weights: Weights = None,
     pretrained: Pretrained = False,
@@ -32,8 +45,10 @@ def apply(
     \b
     Examples:
       skipgraph apply out/plan.json path/model.py --weights later.safetensors -o later
+      skipgraph apply out/plan.json path/model.py --weights later.safetensors --calibrate inputs.npz -o later
     """  # noqa: D301
     with our_output_only(), progress(f"Rewriting {spec}", quiet=quiet) as tell:
+        from skipgraph.compress.data import from_text
         from skipgraph.delivery import emit
         from skipgraph.emit.directory import check_directory
         from skipgraph.plan import Plan
@@ -43,7 +58,8 @@ def apply(
         known = Plan.from_json(read_text(plan))
         source = load_source(spec, inputs, weights, pretrained, device, dtype, seed)
         tell("rewriting")
-        result = applied(source.model, example(source), known)
+        data = from_text(calibrate, (tuple(source.args), dict(source.kwargs))) if calibrate else None
+        result = applied(source.model, example(source), known, calibrate=data)
         result.plan = result.plan.named(spec)
-        data = emit(result, output, weights=source.weights, force=force)
-    show(data, as_json=json)
+        report = emit(result, output, weights=source.weights, force=force)
+    show(report, as_json=json)

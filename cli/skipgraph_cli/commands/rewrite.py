@@ -10,7 +10,7 @@ import typer
 
 from skipgraph.errors import UsageError
 from skipgraph_cli.models import example, load_source, show
-from skipgraph_cli.options import Device, Dtype, Force, Inputs, Pretrained, Quiet, Seed, Spec, Weights
+from skipgraph_cli.options import Calibrate, Device, Dtype, Force, Inputs, Pretrained, Quiet, Seed, Spec, Weights
 from skipgraph_cli.output import our_output_only
 from skipgraph_cli.progress import progress
 
@@ -54,6 +54,27 @@ def rewrite(
     allow_identity: Annotated[
         bool, typer.Option("--allow-identity", help="Sums: also where only identities fit, which remove nothing.")
     ] = False,
+    rank: Annotated[
+        str | None,
+        typer.Option("--rank", metavar="R", help="Factor the layers: a share of full rank (0.5), or channels (64)."),
+    ] = None,
+    max_error: Annotated[
+        float | None,
+        typer.Option("--max-error", metavar="E", help="Factor each layer as far as its relative error allows: 0.01."),
+    ] = None,
+    budget: Annotated[
+        str | None,
+        typer.Option(
+            "--budget",
+            metavar="LIMITS",
+            help="Factor the layers, ranks chosen together, until the whole model has changed by: flops=-30%.",
+        ),
+    ] = None,
+    also: Annotated[
+        list[str] | None,
+        typer.Option("--also", metavar="WHAT", help="linear: factor all other convolutions and linear layers too."),
+    ] = None,
+    calibrate: Calibrate = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and write nothing.")] = False,
     bench: Annotated[bool, typer.Option("--bench", help="Time the original and the rewritten model.")] = False,
     onnx: Annotated[bool, typer.Option("--onnx", help="Write model.onnx too, checked in onnxruntime.")] = False,
@@ -71,7 +92,8 @@ def rewrite(
     """Rewrite the skips of a model, prove it, and write a model that stands alone.
 
     Every rewrite is checked in float64 before anything is written: outputs, gradients and buffers, in training and in
-    evaluation, with your weights and with redrawn ones.
+    evaluation, with your weights and with redrawn ones. With --rank, --max-error or --budget the layers that read the
+    concats get fewer channels, which approximates the model; the error is predicted, and measured on --calibrate.
 
     \b
     Examples:
@@ -80,6 +102,8 @@ def rewrite(
       skipgraph rewrite torchvision:densenet121 --concat-to-sum --execution separate -o out
       skipgraph rewrite path/model.py --concat-to-sum --only 'decoder.*' --inference --onnx -o out
       skipgraph rewrite timm:resnet50 --sum-to-concat --eval-only -o out
+      skipgraph rewrite path/model.py --concat-to-sum --budget flops=-30% --calibrate inputs.npz -o out
+      skipgraph rewrite path/model.py --concat-to-sum --rank 0.5 --calibrate images/ -o out
     """  # noqa: D301
     if concat_to_sum == sum_to_concat:
         raise UsageError("say which rewrite", "Give either --concat-to-sum or --sum-to-concat.")
@@ -87,7 +111,14 @@ def rewrite(
         raise UsageError("there is no directory to write", "Give one by -o DIR; or --dry-run, to write nothing.")
     if concat_to_sum and (eval_only or allow_identity):
         raise UsageError("--eval-only and --allow-identity are about sums", "Leave them out, or give --sum-to-concat.")
+    lossy = any(one is not None for one in (rank, max_error, budget))
+    if not lossy and (also or calibrate):
+        raise UsageError("--also and --calibrate are about lower ranks", "Give --rank, --max-error or --budget too.")
+    if lossy and not concat_to_sum:
+        raise UsageError("--rank, --max-error and --budget are about concats", "Give --concat-to-sum too.")
     with our_output_only(), progress(f"Rewriting {spec}", quiet=quiet) as tell:
+        from skipgraph.compress.data import from_text
+        from skipgraph.compress.limits import parse_budget, parse_rank
         from skipgraph.delivery import emit
         from skipgraph.emit.directory import check_directory
         from skipgraph.passes import ConcatToSum, SumToConcat
@@ -98,16 +129,21 @@ def rewrite(
         if output is not None and not dry_run:
             check_directory(output, force=force)
         source = load_source(spec, inputs, weights, pretrained, device, dtype, seed)
-        kind: Any = ConcatToSum() if concat_to_sum else SumToConcat(eval_only=eval_only, allow_identity=allow_identity)
+        kind: Any = SumToConcat(eval_only=eval_only, allow_identity=allow_identity)
+        if concat_to_sum:
+            limits = parse_budget(budget) if budget is not None else None
+            kind = ConcatToSum(parse_rank(rank) if rank else None, max_error, limits, tuple(also or ()))
         asked: dict[str, Any] = {
-            "only": only or (), "skip": skip or (), "execution": execution, "inference": inference,
+            "only": only or (), "skip": skip or (), "execution": execution, "inference": inference, "seed": seed,
+            "calibrate": from_text(calibrate, (tuple(source.args), dict(source.kwargs))) if calibrate else None,
+            "progress": tell,
         }  # fmt: skip
         if dry_run:
             result = planned(source.model, example(source), kind, **asked)
             result.plan = result.plan.named(spec)
             data = changes(result, _graph(result), weights=source.weights)
         else:
-            result = rewritten(source.model, example(source), kind, seed=seed, progress=tell, **asked)
+            result = rewritten(source.model, example(source), kind, **asked)
             result.plan = result.plan.named(spec)
             assert output is not None
             timed = _timed(source.model, result, example(source)) if bench else None
