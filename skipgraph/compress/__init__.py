@@ -23,7 +23,7 @@ from skipgraph.compress.data import Batch, Calibration
 from skipgraph.compress.factor import Factors, Form, Moments, factored, full_rank
 from skipgraph.compress.install import expand
 from skipgraph.compress.layers import pair, weight_of
-from skipgraph.compress.measured import Error, of_outputs, reached, run
+from skipgraph.compress.measured import Error, of_outputs, run
 from skipgraph.compress.moments import Seen, gathered
 from skipgraph.compress.recalibrate import recalibrate
 from skipgraph.compress.sites import Layer
@@ -182,7 +182,7 @@ def compress(
     UsageError
         If the ranks that are asked for make every layer dearer.
     """
-    calibration = Calibration(data, example) if data is not None else None
+    calibration = data if data is None or isinstance(data, Calibration) else Calibration(data, example)
     method: Method = asked.method or ("svd" if calibration is None else "compensated")
     if method != "svd" and calibration is None:
         raise UsageError(f"the method {method} needs calibration data", "Give some, or use the method svd.")
@@ -198,19 +198,19 @@ def compress(
     order = {layer.path: number for number, layer in enumerate(layers)}
     picked = sorted(picked, key=lambda one: order[one.path])
     work = original.copy().eval()
+    pairs = {one.path: bench.pair(one) for one in picked}
+    measured = _measured(source, pairs, calibration) if calibration is not None else {}
     done = []
     for number, one in enumerate(picked):
         tell(f"factoring {one.path} ({number + 1} of {len(picked)})")
-        alone = bench.pair(one)
-        measured = _measured(source, one.path, alone, calibration) if calibration is not None else None
-        made = alone
+        made = pairs[one.path]
         if method == "compensated" and calibration is not None:
             factors, bias = compensated(source, work, one.path, one.form, one.rank, calibration, seed=seed)
             made = pair(source.get_submodule(one.path), factors, bias)
         work.set_submodule(one.path, made)
         layer = layers[order[one.path]]
         more = layer.price(one.rank, one.form)
-        done.append(Factored(one.path, layer.merge, one.form, one.rank, one.error, measured, *more))
+        done.append(Factored(one.path, layer.merge, one.form, one.rank, one.error, measured.get(one.path), *more))
     if calibration is not None and asked.recalibrated:
         tell("moving the statistics of batch norms")
         recalibrate(work, source, calibration, run)
@@ -322,7 +322,8 @@ def _at_rank(bench: _Bench, layer: Layer, rank: float | int | None, left: dict[s
 
 def _within(bench: _Bench, layer: Layer, asked: Asked, left: dict[str, str]) -> Candidate | None:
     """The cheapest candidate whose error is not above what is asked."""
-    assert asked.max_error is not None
+    limit = asked.max_error
+    assert limit is not None
     best = None
     for form in _forms(layer):
         even = layer.break_even(form)
@@ -330,7 +331,7 @@ def _within(bench: _Bench, layer: Layer, asked: Asked, left: dict[str, str]) -> 
         def off(rank: int, form: Form = form) -> float:
             return _candidate(bench, layer, form, rank).error
 
-        rank = bisect_left(range(1, even + 1), True, key=lambda rank: off(rank) <= asked.max_error) + 1
+        rank = bisect_left(range(1, even + 1), True, key=lambda rank: off(rank) <= limit) + 1
         if rank <= even:
             one = _candidate(bench, layer, form, rank)
             if best is None or one.more["flops"] < best.more["flops"]:
@@ -374,6 +375,7 @@ def _weighed(
     """
     weighed = {}
     batches = [batch for _, batch in zip(range(_PROBED), data, strict=False)]
+    wanted = [list(tensors(run(bench.model, batch))) for batch in batches]
     for number, (path, candidates) in enumerate(found.items()):
         tell(f"weighing {path} ({number + 1} of {len(found)})")
         probe = sorted(candidates, key=lambda one: one.error)[len(candidates) // 2]
@@ -385,8 +387,8 @@ def _weighed(
         finally:
             bench.model.set_submodule(path, whole)
         error = Error()
-        for batch, ours in zip(batches, outputs, strict=True):
-            for a, b in zip(ours, tensors(run(bench.model, batch)), strict=True):
+        for ours, theirs in zip(outputs, wanted, strict=True):
+            for a, b in zip(ours, theirs, strict=True):
                 if b.is_floating_point() and b.dim():
                     error.add(a, b)
         weight = (error.value / probe.error) ** 2 if probe.error > 0 else 1.0
@@ -396,15 +398,25 @@ def _weighed(
     return weighed
 
 
-def _measured(model: Captured, path: str, made: nn.Module, data: Iterable[Batch]) -> float:
-    """The relative error of a pair's output, for what the layer reads in the original."""
-    module = model.get_submodule(path)
-    error = Error(axis=-1 if isinstance(module, nn.Linear) else 1)
-    for batch in data:
-        given, wanted = reached(model, path, batch)
-        with torch.no_grad():
-            error.add(made(given), wanted)
-    return error.value
+def _measured(model: Captured, pairs: Mapping[str, nn.Module], data: Iterable[Batch]) -> dict[str, float]:
+    """The relative error of each pair's output, for what its layer reads in the original."""
+    errors: dict[str, Error] = {}
+    handles = []
+    for path, made in pairs.items():
+        module = model.get_submodule(path)
+        errors[path] = Error(axis=-1 if isinstance(module, nn.Linear) else 1)
+
+        def look(module: nn.Module, given: Any, wanted: torch.Tensor, path: str = path, made: Any = made) -> None:
+            errors[path].add(made(given[0]), wanted)
+
+        handles.append(module.register_forward_hook(look))
+    try:
+        for batch in data:
+            run(model, batch)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return {path: error.value for path, error in errors.items()}
 
 
 def _scarce(layers: Sequence[Layer], seen: Mapping[str, Seen]) -> list[str]:

@@ -11,13 +11,33 @@ from torch import Tensor, nn
 from skipgraph.capture import Captured
 from skipgraph.capture.trees import map_tensors, tensors
 from skipgraph.compress.data import Batch
+from skipgraph.errors import InputError
+
+
+class Stop(Exception):  # noqa: N818
+    """Raised by a hook where a run has gone far enough."""
 
 
 def run(model: nn.Module, batch: Batch) -> Any:
-    """The outputs of a model in evaluation, without gradients, for inputs cast to its device and dtype."""
+    """The outputs of a model in evaluation, without gradients, for inputs cast to its device and dtype.
+
+    Raises
+    ------
+    InputError
+        If the model cannot be run on them.
+    """
     args, kwargs = fitted(model, batch)
-    with torch.no_grad():
-        return model(*args, **kwargs)
+    try:
+        with torch.no_grad():
+            return model(*args, **kwargs)
+    except Stop:
+        raise
+    except Exception as error:
+        shapes = ", ".join("x".join(map(str, tensor.shape)) for tensor in tensors(batch))
+        raise InputError(
+            f"the model cannot be run on calibration data of shape {shapes}: {type(error).__name__}: {error}",
+            "Give inputs as the model takes them; its example inputs show how.",
+        ) from error
 
 
 def fitted(model: nn.Module, batch: Batch) -> Batch:
@@ -74,10 +94,6 @@ def of_outputs(ours: nn.Module, theirs: nn.Module, data: Iterable[Batch]) -> flo
             if b.is_floating_point() and b.dim():
                 error.add(a, b)
     return error.value
-
-
-class Stop(Exception):  # noqa: N818
-    """Raised by a hook where a run has gone far enough."""
 
 
 def reached(model: Captured, path: str, batch: Batch) -> tuple[Tensor, Tensor]:
