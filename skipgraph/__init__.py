@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from skipgraph.bench import bench
     from skipgraph.delivery import emit
+    from skipgraph.distillation import distill
     from skipgraph.errors import SkipgraphError
     from skipgraph.graph import Cost, Counts, Gate, Merge, Skip, SkipGraph
     from skipgraph.inspection import Inspection, inspect, trace
@@ -33,6 +34,7 @@ __all__ = [
     "SumToConcat",
     "__version__",
     "bench",
+    "distill",
     "emit",
     "inspect",
     "render",
@@ -53,6 +55,7 @@ _HOMES = {
     "SkipgraphError": "skipgraph.errors",
     "SumToConcat": "skipgraph.passes",
     "bench": "skipgraph.bench",
+    "distill": "skipgraph.distillation",
     "emit": "skipgraph.delivery",
     "inspect": "skipgraph.inspection",
     "render": "skipgraph.report",

@@ -11,10 +11,13 @@ import torch
 
 from skipgraph.capture import Captured, runnable
 from skipgraph.capture.trees import map_tensors, tensors
-from skipgraph.compress import Asked, Compressed, compress
+from skipgraph.compress import Asked, Compressed, compress, look
+from skipgraph.compress.candidates import noise
 from skipgraph.compress.factor import Form
 from skipgraph.compress.placing import folded, moved
 from skipgraph.compress.sites import Layer, at_concats, others
+from skipgraph.compress.trade_off import Point
+from skipgraph.compress.trade_off import trade_off as points
 from skipgraph.errors import CaptureError, NothingToRewriteError, PlanError, UsageError
 from skipgraph.graph import SkipGraph
 from skipgraph.passes import ConcatToSum, Match, Refusal, SumToConcat
@@ -198,6 +201,38 @@ def planned(
     return result
 
 
+def trade_off(
+    model: torch.nn.Module,
+    example_inputs: Any,
+    rewrite: ConcatToSum,
+    *,
+    only: Sequence[str] = (),
+    skip: Sequence[str] = (),
+    calibrate: Iterable[Any] | None = None,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> list[Point]:
+    """What error fewer multiply-adds would cost, as predicted; nothing is rewritten.
+
+    ``also`` and ``method`` of ``rewrite`` say which layers may be factored, and by what; the other parameters are those
+    of `rewrite`.
+    """
+    inputs, tell = as_example(example_inputs), progress or _ignore
+    original = captured(model, inputs)
+    before = drawn(original, inputs)
+    chosen, _ = selected(rewrite.find(before), before, only, skip, skips_only=True)
+    layers = _layers(original, before, chosen, rewrite)
+    if not layers:
+        raise NothingToRewriteError("no layer can be factored", "See why by skipgraph rewrite --dry-run.")
+    method: Any = rewrite.method or ("svd" if calibrate is None else "moments")
+    looked = look(original, layers, inputs, calibrate, method=method, seed=seed, tell=tell)
+    return points(looked.bench, layers, looked.data or noise(inputs, seed), _totals(before), tell)
+
+
+def _totals(graph: SkipGraph) -> dict[str, float]:
+    return {"flops": graph.cost.flops, "parameters": graph.cost.parameters}
+
+
 def captured(model: torch.nn.Module, inputs: Inputs) -> Captured:
     """A model captured in both modes; with two samples where a batch norm cannot train on the one that is given."""
     args, kwargs = inputs
@@ -331,7 +366,7 @@ def _factored(
     chosen, _ = selected(rewrite.find(before), before, only, skip, skips_only=True)
     compressed = compress(
         original, _layers(original, before, chosen, rewrite), _asked(rewrite, lossy), inputs, lossy.data,
-        totals={"flops": before.cost.flops, "parameters": before.cost.parameters}, seed=lossy.seed, tell=lossy.tell,
+        totals=_totals(before), seed=lossy.seed, tell=lossy.tell,
     )  # fmt: skip
     exact = _planned(
         model, compressed.model, inputs, ConcatToSum(), only, skip, execution, lossy=lossy, exactly=exactly,

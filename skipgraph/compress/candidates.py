@@ -1,0 +1,164 @@
+"""The ways in which each layer can be factored, with what they cost and the error that they make."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from skipgraph.capture import Captured
+from skipgraph.capture.trees import map_tensors, tensors
+from skipgraph.compress.choose import Candidate
+from skipgraph.compress.data import Batch
+from skipgraph.compress.factor import Factors, Form, Moments, factored, full_rank
+from skipgraph.compress.layers import pair, weight_of
+from skipgraph.compress.measured import Error, run
+from skipgraph.compress.moments import Seen
+from skipgraph.compress.sites import Layer
+from skipgraph.errors import UsageError
+
+_RANKS = 16  # candidates of a layer and form
+_PROBED = 8  # batches that a layer's effect on the output is measured with
+_FORMS: tuple[Form, ...] = ("project", "restore")
+
+
+class Bench:
+    """Makes pairs of layers, each from the same weight and moments."""
+
+    def __init__(self, model: Captured, seen: Mapping[str, Seen]) -> None:
+        self.model = model
+        self._seen = seen
+        self._moments: dict[str, Moments] = {}
+
+    def moments(self, path: str) -> Moments | None:
+        """The moments of a layer, shrunk; None without data."""
+        if path not in self._seen:
+            return None
+        if path not in self._moments:
+            self._moments = {path: self._seen[path].moments(weight_of(self.model.get_submodule(path)))}
+        return self._moments[path]
+
+    def factors(self, path: str, form: Form, rank: int, *, descents: int) -> Factors:
+        """The best factors that are known, or, without descents, a bound of them."""
+        weight = weight_of(self.model.get_submodule(path))
+        return factored(weight, rank, form, self.moments(path), descents=descents)
+
+    def pair(self, one: Candidate, *, descents: int = 0) -> nn.Sequential:
+        """The pair of layers for a candidate; its bias makes good the mean that is lost."""
+        module: Any = self.model.get_submodule(one.path)
+        factors = self.factors(one.path, one.form, one.rank, descents=descents)
+        bias = module.bias.detach().double().cpu().numpy() if module.bias is not None else None
+        if one.path in self._seen:
+            offset = self._seen[one.path].offset(weight_of(module), factors.product())
+            bias = offset if bias is None else bias + offset
+        return pair(module, factors, bias)
+
+
+def at_rank(bench: Bench, layer: Layer, rank: float | int, left: dict[str, str]) -> Candidate | None:
+    """The candidate of a rank that is the same for all layers; ``left`` is told why there is none."""
+    full = min(layer.shape[1], layer.shape[0] * layer.shape[2])
+    wanted = rank if isinstance(rank, int) else max(1, round(rank * full))
+    if isinstance(rank, float) and rank == 1:
+        return None
+    if wanted > full:
+        raise UsageError(
+            f"rank {wanted} is above the full rank of {layer.path}, which is {full}", "Give a lower rank, or a share."
+        )
+    even = layer.break_even("project")
+    if wanted > even:
+        left[layer.path] = f"at rank {wanted} {layer.path} costs more than it does now, break-even is rank {even}"
+        return None
+    return candidate(bench, layer, "project", wanted)
+
+
+def within(bench: Bench, layer: Layer, limit: float, left: dict[str, str]) -> Candidate | None:
+    """The cheapest candidate whose error is not above what is asked."""
+    best = None
+    for form in _forms(layer):
+        even = layer.break_even(form)
+
+        def off(rank: int, form: Form = form) -> float:
+            return candidate(bench, layer, form, rank).error
+
+        rank = bisect_left(range(1, even + 1), True, key=lambda rank: off(rank) <= limit) + 1
+        if rank <= even:
+            one = candidate(bench, layer, form, rank)
+            if best is None or one.more["flops"] < best.more["flops"]:
+                best = one
+    if best is None:
+        left[layer.path] = f"{layer.path} has no rank that is cheaper and within {limit:g}"
+    return best
+
+
+def candidates_of(bench: Bench, layer: Layer) -> list[Candidate]:
+    """Candidates of a layer over all ranks that make it cheaper, without those that another one beats at no cost."""
+    found = []
+    for form in _forms(layer):
+        even = min(layer.break_even(form), full_rank(weight_of(bench.model.get_submodule(layer.path)), form))
+        ranks = sorted({max(1, round(even * step / _RANKS)) for step in range(1, _RANKS + 1)}) if even else []
+        found += [candidate(bench, layer, form, rank) for rank in ranks]
+    return [
+        one for one in found
+        if not any(other.error < one.error and other.more["flops"] <= one.more["flops"]
+                   and other.more["parameters"] <= one.more["parameters"] for other in found)
+    ]  # fmt: skip
+
+
+def _forms(layer: Layer) -> tuple[Form, ...]:
+    return _FORMS if layer.shape[2] > 1 else _FORMS[:1]
+
+
+def candidate(bench: Bench, layer: Layer, form: Form, rank: int) -> Candidate:
+    """One way to factor a layer, with its price, and its error before any descent."""
+    flops, parameters = layer.price(rank, form)
+    error = bench.factors(layer.path, form, rank, descents=0).error
+    return Candidate(layer.path, form, rank, error, error**2, {"flops": flops, "parameters": parameters})
+
+
+def weighed(
+    bench: Bench, found: Mapping[str, Sequence[Candidate]], data: Iterable[Batch], tell: Callable[[str], None]
+) -> dict[str, list[Candidate]]:
+    """The candidates with the harm that they do to the model's output.
+
+    Each layer is factored alone, in the middle of its candidates, and the model run on some data: the squared error of
+    the output for that of the layer is its weight. To first order the harms of several layers add up.
+    """
+    result = {}
+    batches = [batch for _, batch in zip(range(_PROBED), data, strict=False)]
+    wanted = [list(tensors(run(bench.model, batch))) for batch in batches]
+    for number, (path, candidates) in enumerate(found.items()):
+        tell(f"weighing {path} ({number + 1} of {len(found)})")
+        probe = sorted(candidates, key=lambda one: one.error)[len(candidates) // 2]
+        whole = bench.model.get_submodule(path)
+        changed = bench.pair(probe)
+        bench.model.set_submodule(path, changed)
+        try:
+            outputs = [list(tensors(run(bench.model, batch))) for batch in batches]
+        finally:
+            bench.model.set_submodule(path, whole)
+        error = Error()
+        for ours, theirs in zip(outputs, wanted, strict=True):
+            for a, b in zip(ours, theirs, strict=True):
+                if b.is_floating_point() and b.dim():
+                    error.add(a, b)
+        weight = (error.value / probe.error) ** 2 if probe.error > 0 else 1.0
+        result[path] = [
+            Candidate(one.path, one.form, one.rank, one.error, weight * one.error**2, one.more) for one in candidates
+        ]
+    return result
+
+
+def noise(example: Batch, seed: int) -> list[Batch]:
+    """Random inputs where there is no data: one batch of the examples' shapes."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def noise(tensor: torch.Tensor) -> torch.Tensor:
+        if not tensor.is_floating_point():
+            return torch.zeros_like(tensor, device="cpu") if tensor.device.type == "meta" else tensor
+        return torch.randn(tensor.shape, generator=generator).to(tensor.dtype)
+
+    made: Batch = map_tensors(noise, example)
+    return [made]
