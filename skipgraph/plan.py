@@ -12,6 +12,7 @@ from typing import Any
 from torch import nn
 
 from skipgraph.compress import Factored
+from skipgraph.compress.placing import Fold
 from skipgraph.errors import NothingToRewriteError, PlanError
 from skipgraph.graph import SkipGraph
 from skipgraph.passes import ConcatToSum, Delta, Match, Refusal, SumToConcat
@@ -73,6 +74,8 @@ class Plan:
         How the user named the model.
     factors : tuple of Factored
         Layers that pairs of lower rank stand for.
+    folds : tuple of Fold
+        Projections that other layers make now.
     """
 
     rewrite: str
@@ -83,6 +86,7 @@ class Plan:
     outcomes: tuple[Outcome, ...]
     spec: str = ""
     factors: tuple[Factored, ...] = ()
+    folds: tuple[Fold, ...] = ()
 
     def to_json(self) -> str:
         """The text of ``plan.json``."""
@@ -96,6 +100,7 @@ class Plan:
             "sites": [to_json(record) for record in evaluation],
             "training_sites": None if training == evaluation else [to_json(record) for record in training],
             "factors": [asdict(one) for one in self.factors],
+            "folds": [asdict(one) for one in self.folds],
             "state_map": self.state_map.as_json(),
             "merges": [asdict(outcome) for outcome in self.outcomes],
         }
@@ -127,7 +132,7 @@ class Plan:
                 data["rewrite"], data["options"], data["fingerprint"],
                 {False: evaluation, True: evaluation if training is None else tuple(map(from_json, training))},
                 StateMap.from_json(data["state_map"]), outcomes, data["spec"],
-                tuple(Factored(**one) for one in data["factors"]),
+                tuple(Factored(**one) for one in data["factors"]), tuple(Fold(**one) for one in data["folds"]),
             )  # fmt: skip
         except (ValueError, KeyError, TypeError, AttributeError, ImportError) as error:
             raise PlanError(f"this is no plan: {error}", "Give the plan.json of an emitted directory.") from None

@@ -63,6 +63,10 @@ class Captured(torch.nn.Module):
         self._exceptions = {mode: _exceptions(model, mode) for mode in (False, True)}
         self.recompile()
 
+    def unlike_graphs(self) -> list[ScopedGraph]:
+        """The graphs of evaluation and training; one where they are the same."""
+        return list({id(graph): graph for graph in self.graphs.values()}.values())
+
     def recompile(self) -> None:
         """Make the graphs' code again, after they were edited."""
         compiled = {id(graph): _compiled(graph) for graph in self.graphs.values()}

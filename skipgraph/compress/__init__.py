@@ -27,6 +27,7 @@ from skipgraph.compress.moments import Seen, gathered
 from skipgraph.compress.picking import picked
 from skipgraph.compress.recalibrate import recalibrate
 from skipgraph.compress.sites import Layer
+from skipgraph.compress.trials import Trials
 from skipgraph.errors import UsageError
 
 __all__ = ["Asked", "Calibration", "Compressed", "Factored", "Looked", "compress", "look"]
@@ -47,6 +48,8 @@ class Factored:
         The same on the calibration data, for the layer alone.
     flops, parameters : int
         By how much these grew.
+    bias : bool
+        Whether the layer had one; the pair has.
     """
 
     path: str
@@ -57,6 +60,7 @@ class Factored:
     measured: float | None
     flops: int
     parameters: int
+    bias: bool
 
 
 @dataclass(slots=True)
@@ -96,6 +100,7 @@ def compress(
     data: Iterable[Any] | None = None,
     *,
     totals: Mapping[str, float],
+    trials: Trials | None = None,
     seed: int = 0,
     tell: Callable[[str], None] = lambda text: None,
 ) -> Compressed:
@@ -114,6 +119,8 @@ def compress(
         Calibration data, see `skipgraph.compress.data.Calibration`.
     totals : dict
         Multiply-adds and parameters of the whole model, which a budget is a share of.
+    trials : Trials, optional
+        What a budget on peak memory or latency takes.
     seed : int
         Of the positions that are looked at, and of random inputs where there is no data.
     tell : callable
@@ -128,7 +135,7 @@ def compress(
     """
     looked = look(original, layers, example, data, method=asked.method, seed=seed, tell=tell)
     source, calibration, bench, method = looked.source, looked.data, looked.bench, looked.method
-    chosen, left, gap = picked(bench, layers, asked, calibration or noise(example, seed), totals, tell)
+    chosen, left, gap = picked(bench, layers, asked, calibration or noise(example, seed), totals, tell, trials)
     order = {layer.path: number for number, layer in enumerate(layers)}
     chosen = sorted(chosen, key=lambda one: order[one.path])
     work = original.copy().eval()
@@ -144,7 +151,9 @@ def compress(
         work.set_submodule(one.path, made)
         layer = layers[order[one.path]]
         more = layer.price(one.rank, one.form)
-        done.append(Factored(one.path, layer.merge, one.form, one.rank, one.error, measured.get(one.path), *more))
+        done.append(
+            Factored(one.path, layer.merge, one.form, one.rank, one.error, measured.get(one.path), *more, layer.bias)
+        )
     if calibration is not None and asked.recalibrated:
         tell("moving the statistics of batch norms")
         recalibrate(work, source, calibration, run)

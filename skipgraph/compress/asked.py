@@ -10,6 +10,7 @@ from skipgraph.compress.factor import Form
 from skipgraph.errors import UsageError
 
 Method = Literal["svd", "moments", "compensated"]
+BUDGETS = ("flops", "parameters", "peak", "latency")
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +24,8 @@ class Asked:
     max_error : float or None
         Relative error of each layer's output that is not to be passed.
     budget : dict or None
-        Measure -> by how much it may change, relatively: ``{"flops": -0.3}``. ``"flops"`` and ``"parameters"``.
+        Measure -> by how much it may change, relatively: ``{"flops": -0.3}``. ``"flops"``, ``"parameters"``,
+        ``"peak"`` (bytes held at once) and ``"latency"`` (seconds, measured where this runs).
     method : str or None
         ``"svd"``: truncated, without data. ``"moments"``: by the moments of the layers' inputs. ``"compensated"``: in
         turn, by what the rewritten model gives each layer. Without data the first, else the last.
@@ -54,9 +56,9 @@ class Asked:
             raise UsageError(f"{self.rank} is no rank", "Give a share above 0 and up to 1.0, or a number from 1.")
         if self.max_error is not None and not 0 <= self.max_error < 1:
             raise UsageError(f"{self.max_error} is no relative error", "Give a number from 0 to below 1, such as 0.01.")
-        unknown = [name for name in self.budget or {} if name not in ("flops", "parameters")]
+        unknown = [name for name in self.budget or {} if name not in BUDGETS]
         if unknown:
-            raise UsageError(f"there is no budget of {unknown[0]}", "Give flops, parameters, or both.")
+            raise UsageError(f"there is no budget of {unknown[0]}", f"There are {', '.join(BUDGETS)}.")
 
 
 def _is_rank(rank: float) -> bool:

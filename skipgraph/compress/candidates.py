@@ -93,8 +93,11 @@ def within(bench: Bench, layer: Layer, limit: float, left: dict[str, str]) -> Ca
     return best
 
 
-def candidates_of(bench: Bench, layer: Layer) -> list[Candidate]:
-    """Candidates of a layer over all ranks that make it cheaper, without those that another one beats at no cost."""
+def candidates_of(bench: Bench, layer: Layer, *, all_forms: bool = False) -> list[Candidate]:
+    """Candidates of a layer over all ranks that make it cheaper, without those that another one beats at no cost.
+
+    With ``all_forms`` only those of the same form count as such: others may be better by what is not known yet.
+    """
     found = []
     for form in _forms(layer):
         even = min(layer.break_even(form), full_rank(weight_of(bench.model.get_submodule(layer.path)), form))
@@ -102,7 +105,8 @@ def candidates_of(bench: Bench, layer: Layer) -> list[Candidate]:
         found += [candidate(bench, layer, form, rank) for rank in ranks]
     return [
         one for one in found
-        if not any(other.error < one.error and other.more["flops"] <= one.more["flops"]
+        if not any((other.form == one.form or not all_forms) and other.error < one.error
+                   and other.more["flops"] <= one.more["flops"]
                    and other.more["parameters"] <= one.more["parameters"] for other in found)
     ]  # fmt: skip
 

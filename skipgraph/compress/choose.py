@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from scipy.optimize import Bounds, LinearConstraint, milp
 from scipy.sparse import csr_array, vstack
 
 from skipgraph.compress.factor import Form
-
-Measure = Literal["flops", "parameters", "peak", "latency"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +26,8 @@ class Candidate:
     harm : float
         Relative squared error of the model's output by this layer alone, as predicted.
     more : dict
-        By how much each measure grows; negative is less. Multiply-adds, parameters, seconds.
+        By how much each measure grows; negative is less. Multiply-adds, parameters; bytes and seconds if
+        `skipgraph.compress.trials` has added them.
     """
 
     path: str

@@ -9,12 +9,24 @@ from torch import fx, nn
 from torch.func import functional_call
 
 from skipgraph.capture import Captured
+from skipgraph.compress.choose import Candidate
+from skipgraph.compress.layers import blank
+
+
+def with_pairs(original: Captured, candidates: Iterable[Candidate]) -> Captured:
+    """A copy with pairs of layers whose weights mean nothing: to see what they cost."""
+    model = original.copy()
+    candidates = list(candidates)
+    for one in candidates:
+        model.set_submodule(one.path, blank(model.get_submodule(one.path), one.rank, one.form))
+    expand(model, [one.path for one in candidates])
+    return model
 
 
 def expand(model: Captured, paths: Iterable[str]) -> None:
     """Let the graphs of a model call both layers of each pair, where they call the pair as one."""
     wanted = set(paths)
-    for graph in {id(graph): graph for graph in model.graphs.values()}.values():
+    for graph in model.unlike_graphs():
         for node in list(graph.nodes):
             if node.op == "call_module" and str(node.target) in wanted:
                 _expand(model, graph, node)

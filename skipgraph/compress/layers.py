@@ -55,23 +55,29 @@ def parameters(module: Any, rank: int, form: Form) -> int:
 
 def pair(module: Any, factors: Factors, bias: Array | None) -> nn.Sequential:
     """Two layers in the place of one, with the given factors as weights, of the same dtype, device and mode."""
-    rank, out = factors.rank, sizes(module)[0]
-    made = OrderedDict(
-        project=_layer(module, sizes(module)[1], rank, kernel=factors.form == "restore", bias=False),
-        restore=_layer(module, rank, out, kernel=factors.form == "project", bias=bias is not None),
-    )
-    for layer, weight in zip(made.values(), (factors.first, factors.second), strict=True):
+    made: Any = blank(module, factors.rank, factors.form, bias=bias is not None)
+    for layer, weight in zip(made, (factors.first, factors.second), strict=True):
         _fill(layer, weight)
     if bias is not None:
         with torch.no_grad():
-            made["restore"].bias.copy_(torch.from_numpy(bias))
-    for layer in made.values():
+            made.restore.bias.copy_(torch.from_numpy(bias))
+    for layer in made:
         layer.weight.requires_grad_(module.weight.requires_grad)
+    return made  # type: ignore[no-any-return]
+
+
+def blank(module: Any, rank: int, form: Form, *, bias: bool = True) -> nn.Sequential:
+    """The same with weights that mean nothing."""
+    out, channels, _ = sizes(module)
+    made = OrderedDict(
+        project=alike(module, channels, rank, kernel=form == "restore", bias=False),
+        restore=alike(module, rank, out, kernel=form == "project", bias=bias),
+    )
     return nn.Sequential(made).train(module.training)
 
 
-def _layer(module: Any, channels: int, out: int, *, kernel: bool, bias: bool) -> Any:
-    """A layer of the same kind with other channels; without the kernel it is one by one."""
+def alike(module: Any, channels: int, out: int, *, kernel: bool = True, bias: bool) -> Any:
+    """A layer of the same kind with other channels, its weights at random; without the kernel it is one by one."""
     like: dict[str, Any] = {"bias": bias, "device": module.weight.device, "dtype": module.weight.dtype}
     if type(module) is nn.Linear:
         return nn.Linear(channels, out, **like)
@@ -81,6 +87,20 @@ def _layer(module: Any, channels: int, out: int, *, kernel: bool, bias: bool) ->
     names = ["kernel_size", "stride", "padding", "dilation", "padding_mode"]
     names += ["output_padding"] if type(module) in TRANSPOSED else []
     return type(module)(channels, out, **{name: getattr(module, name) for name in names}, **like)
+
+
+def repeated(module: Any, count: int) -> Any:
+    """The layer that reads ``count`` times as many channels, with the same weights for each: it adds them up."""
+    out, channels, _ = sizes(module)
+    made = alike(module, count * channels, out, bias=module.bias is not None)
+    axis = 0 if type(module) in TRANSPOSED else 1
+    with torch.no_grad():
+        made.weight.copy_(torch.cat([module.weight] * count, axis))
+        if module.bias is not None:
+            made.bias.copy_(module.bias)
+    for parameter in made.parameters():
+        parameter.requires_grad_(module.weight.requires_grad)
+    return made.train(module.training)
 
 
 def _fill(layer: Any, weight: Array) -> None:

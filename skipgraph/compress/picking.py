@@ -9,6 +9,7 @@ from skipgraph.compress.candidates import Bench, at_rank, candidate, candidates_
 from skipgraph.compress.choose import Candidate, chosen, least
 from skipgraph.compress.data import Batch
 from skipgraph.compress.sites import Layer
+from skipgraph.compress.trials import Trials
 from skipgraph.errors import BudgetError, UsageError
 
 Tell = Callable[[str], None]
@@ -16,8 +17,9 @@ Picked = tuple[list[Candidate], dict[str, str], float]
 
 
 def picked(
-    bench: Bench, layers: Sequence[Layer], asked: Asked, data: Iterable[Batch], totals: Mapping[str, float], tell: Tell
-) -> Picked:
+    bench: Bench, layers: Sequence[Layer], asked: Asked, data: Iterable[Batch], totals: Mapping[str, float], tell: Tell,
+    trials: Trials | None = None,
+) -> Picked:  # fmt: skip
     """The candidate of each layer that is to be factored; why others are not; the gap of the choice.
 
     Raises
@@ -28,7 +30,7 @@ def picked(
         If no layer can be factored as asked.
     """
     if asked.budget is not None:
-        return _by_budget(bench, layers, asked.budget, data, totals, tell)
+        return _by_budget(bench, layers, asked.budget, data, totals, tell, trials)
     left: dict[str, str] = {}
     found = [one for layer in layers if (one := _alone(bench, layer, asked, left)) is not None]
     exact = isinstance(asked.rank, float) and asked.rank == 1
@@ -58,9 +60,10 @@ def all_candidates(
     tell: Tell,
     *,
     check: Callable[[Sequence[Candidate]], None],
+    all_forms: bool = False,
 ) -> dict[str, list[Candidate]]:
     """All candidates of all layers, weighed; ``check`` sees them before that, which takes longest."""
-    found = {layer.path: candidates_of(bench, layer) for layer in layers}
+    found = {layer.path: candidates_of(bench, layer, all_forms=all_forms) for layer in layers}
     found = {path: candidates for path, candidates in found.items() if candidates}
     check([one for candidates in found.values() for one in candidates])
     return weighed(bench, found, data, tell)
@@ -68,9 +71,9 @@ def all_candidates(
 
 def _by_budget(
     bench: Bench, layers: Sequence[Layer], budget: Mapping[str, float], data: Iterable[Batch],
-    totals: Mapping[str, float], tell: Tell,
+    totals: Mapping[str, float], tell: Tell, trials: Trials | None,
 ) -> Picked:  # fmt: skip
-    limits = {name: share * totals[name] for name, share in budget.items()}
+    limits = {name: share * totals[name] for name, share in budget.items() if name in totals}
 
     def check(everything: Sequence[Candidate]) -> None:
         for name, limit in limits.items():
@@ -83,8 +86,11 @@ def _by_budget(
                     f"Allow more{', or give --also linear' if alone else ''}.",
                 )
 
-    found = all_candidates(bench, layers, data, tell, check=check)
-    choice = chosen([one for candidates in found.values() for one in candidates], limits)
+    found = all_candidates(bench, layers, data, tell, check=check, all_forms=trials is not None)
+    if trials is not None:
+        found = trials.priced(found, tell)
+    everything = [one for candidates in found.values() for one in candidates]
+    choice = trials.choice(everything, limits, tell) if trials is not None else chosen(everything, limits)
     if choice is None:
         raise BudgetError("the budgets cannot be met together, though each can be alone", "Allow more of one of them.")
     taken = {one.path for one in choice.chosen}

@@ -7,14 +7,34 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import fx, nn
 
 from skipgraph.capture import Captured
-from skipgraph.compress.layers import TRANSPOSED, is_linear_layer
+from skipgraph.compress.layers import TRANSPOSED, is_linear_layer, sizes
 from skipgraph.compress.sites import Obstacles, commutes
+
+
+@dataclass(frozen=True, slots=True)
+class Fold:
+    """A projection that is now a part of the layer that makes what it read.
+
+    Attributes
+    ----------
+    path : str
+        Of the projection, which is an identity now.
+    source : str
+        Path of that layer.
+    width : int
+        Channels that it made before.
+    """
+
+    path: str
+    source: str
+    width: int
 
 
 def moved(model: Captured, paths: Iterable[str]) -> None:
@@ -33,18 +53,17 @@ def moved(model: Captured, paths: Iterable[str]) -> None:
         Of the pairs of layers.
     """
     wanted = set(paths)
-    for graph in _graphs(model):
-        for node in list(_projections(model, graph, wanted)):
+    for graph in model.unlike_graphs():
+        for node in list(projections(model, graph, wanted)):
             _commute(model, node)
             _to_the_fork(model, graph, node)
     model.recompile()
 
 
-def folded(model: Captured, paths: Iterable[str]) -> list[str]:
+def folded(model: Captured, paths: Iterable[str]) -> tuple[Fold, ...]:
     """Fold projections into the linear layers that make their input, where nothing else reads it and it is cheaper.
 
-    ``P·(W·x + b) = (P·W)·x + P·b``. The layer then makes the projection's channels itself. Returns the paths of the
-    layers that were changed.
+    ``P·(W·x + b) = (P·W)·x + P·b``. The layer then makes the projection's channels itself. Returns what was folded.
 
     Parameters
     ----------
@@ -53,9 +72,10 @@ def folded(model: Captured, paths: Iterable[str]) -> list[str]:
     paths : iterable of str
         Of the pairs of layers.
     """
-    wanted, changed = set(paths), []
+    wanted, done = set(paths), []
     nodes = [
-        [node for node in _projections(model, graph, wanted) if _foldable(model, node)] for graph in _graphs(model)
+        [node for node in projections(model, graph, wanted) if _foldable(model, node)]
+        for graph in model.unlike_graphs()
     ]
     everywhere = set.intersection(*({(str(node.target), _source(node)) for node in found} for found in nodes))
     for found in nodes:
@@ -66,17 +86,13 @@ def folded(model: Captured, paths: Iterable[str]) -> list[str]:
                 read.meta["shape"] = node.meta["shape"]
                 node.graph.erase_node(node)
     for target, source in sorted(everywhere):
+        done.append(Fold(target, source, sizes(model.get_submodule(source))[0]))
         _fold(model, source, target)
-        changed.append(source)
     model.recompile()
-    return changed
+    return tuple(done)
 
 
-def _graphs(model: Captured) -> list[fx.Graph]:
-    return list({id(graph): graph for graph in model.graphs.values()}.values())
-
-
-def _projections(model: Captured, graph: fx.Graph, paths: set[str]) -> Iterator[fx.Node]:
+def projections(model: Captured, graph: fx.Graph, paths: set[str]) -> Iterator[fx.Node]:
     """Calls of the first layer of a pair, or of a part of it, that have no kernel."""
     for node in graph.nodes:
         path, _, _ = str(node.target).partition(".project")

@@ -36,7 +36,8 @@ class ConcatToSum:
     max_error : float, optional
         Relative error of each layer's output that is not to be passed.
     budget : dict, optional
-        ``{"flops": -0.3}``: by how much multiply-adds, ``"flops"``, or ``"parameters"`` of the whole model may change.
+        ``{"flops": -0.3}``: by how much ``"flops"`` (multiply-adds), ``"parameters"``, ``"peak"`` (bytes held at once)
+        or ``"latency"`` (seconds here) of the whole model may change.
     also : tuple of str
         ``("linear",)``: factor all other linear layers and convolutions too.
     method : str, optional

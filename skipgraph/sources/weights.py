@@ -20,8 +20,8 @@ _PREFIXES = ("module.", "_orig_mod.")  # of DistributedDataParallel and torch.co
 _Tensors = dict[str, torch.Tensor]
 
 
-def load_weights(model: torch.nn.Module, path: Path) -> None:
-    """Load the state dict in ``path`` into ``model``.
+def load_weights(model: torch.nn.Module, given: Path | Mapping[str, torch.Tensor]) -> None:
+    """Load a state dict, or the one in a file, into ``model``.
 
     Into a model on the meta device no data is read: keys and shapes are compared.
 
@@ -31,7 +31,7 @@ def load_weights(model: torch.nn.Module, path: Path) -> None:
         If the file cannot be read, is refused, or does not fit the model.
     """
     on_meta = any(tensor.is_meta for tensor in (*model.parameters(), *model.buffers()))
-    tensors = _read(path, "meta" if on_meta else "cpu")
+    tensors = _read(given, "meta" if on_meta else "cpu") if isinstance(given, Path) else dict(given)
     own = model.state_dict(keep_vars=True)
     for prefix in _PREFIXES:
         if tensors and all(key.startswith(prefix) for key in tensors) and not any(key in own for key in tensors):
@@ -40,21 +40,24 @@ def load_weights(model: torch.nn.Module, path: Path) -> None:
         result = model.load_state_dict(tensors, strict=False)
     except RuntimeError as error:
         misfits = [line.strip() for line in str(error).splitlines()[1:]]
-        raise _misfit(model, path, {"of another shape": misfits}) from None
+        raise _misfit(model, given, {"of another shape": misfits}) from None
     loaded = {id(own[key]) for key in own if key in tensors}
     missing = [key for key in result.missing_keys if id(own.get(key)) not in loaded]  # tied ones may be stored once
     if missing or result.unexpected_keys:
-        raise _misfit(model, path, {"missing": missing, "unexpected": result.unexpected_keys})
+        raise _misfit(model, given, {"missing": missing, "unexpected": result.unexpected_keys})
 
 
-def _misfit(model: torch.nn.Module, path: Path, problems: dict[str, list[str]]) -> WeightsError:
+def _misfit(
+    model: torch.nn.Module, given: Path | Mapping[str, torch.Tensor], problems: dict[str, list[str]]
+) -> WeightsError:
     parts = []
     for problem, keys in problems.items():
         if keys:
             more = f", and {len(keys) - _SHOWN} more" if len(keys) > _SHOWN else ""
             parts.append(f"{len(keys)} {problem}: {', '.join(keys[:_SHOWN])}{more}")
+    where = f" in {given}" if isinstance(given, Path) else ""
     return WeightsError(
-        f"the weights in {path} do not fit {type(model).__name__}: {'; '.join(parts)}",
+        f"the weights{where} do not fit {type(model).__name__}: {'; '.join(parts)}",
         "Give the weights of this model, or build it as it was trained: path/model.py:Class(argument=…).",
     )
 

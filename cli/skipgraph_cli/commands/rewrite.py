@@ -67,7 +67,8 @@ def rewrite(
         typer.Option(
             "--budget",
             metavar="LIMITS",
-            help="Factor the layers, ranks chosen together, until the whole model has changed by: flops=-30%.",
+            help="Factor the layers, ranks chosen together, until the whole model has changed by: flops=-30%. "
+            "Of flops, parameters, peak and latency, more than one with commas in between.",
         ),
     ] = None,
     also: Annotated[

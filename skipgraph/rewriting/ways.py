@@ -1,0 +1,236 @@
+"""The whole way from a model to a rewritten one: capture, find, plan, apply, verify."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+
+from skipgraph.capture import Captured, runnable
+from skipgraph.capture.trees import map_tensors, tensors
+from skipgraph.compress import look
+from skipgraph.compress.candidates import noise
+from skipgraph.compress.trade_off import Point
+from skipgraph.compress.trade_off import trade_off as points
+from skipgraph.errors import CaptureError, NothingToRewriteError, PlanError
+from skipgraph.passes import ConcatToSum, SumToConcat
+from skipgraph.passes.workbench import Inputs, drawn
+from skipgraph.plan import Plan, fingerprint
+from skipgraph.rewriting.exact import made_exactly
+from skipgraph.rewriting.factored import Lossy, layers_of, made_factored, totals
+from skipgraph.rewriting.finish import finish
+from skipgraph.rewriting.result import Execution, Progress, Rewrite, Rewritten, Wanted
+from skipgraph.sources.inputs import as_example
+from skipgraph.verify import verify
+
+
+def rewrite(
+    model: torch.nn.Module,
+    example_inputs: Any,
+    rewrite: Rewrite,
+    *,
+    only: Sequence[str] = (),
+    skip: Sequence[str] = (),
+    execution: Execution = "model",
+    inference: bool = False,
+    calibrate: Iterable[Any] | None = None,
+    verified: bool = True,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Rewritten:
+    """Rewrite the skips of a model, and prove that it still computes the same.
+
+    With a rank, an error or a budget it computes the same as the model with factored layers, which is proved, and
+    approximates the original, which is measured.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        With its weights; it is not changed.
+    example_inputs : tuple, list, dict or tensor
+        Positional inputs, keyword inputs, or the only input.
+    rewrite : ConcatToSum or SumToConcat
+        What to do.
+    only, skip : sequence of str
+        Patterns over ids of skips and merges and over module paths: see `skipgraph.plan.selected`.
+    execution : str
+        ``"separate"`` takes every concat away that can go; ``"model"`` those that are worth it by a model of cost:
+        see `skipgraph.passes.choose`; ``"measured"`` those that are by the time that their calls take here.
+    inference : bool
+        Make a model that only infers: see `skipgraph.passes.inference.for_inference`.
+    calibrate : iterable, optional
+        Batches of the model's inputs, to factor layers by: see `skipgraph.compress.data.Calibration`.
+    verified : bool
+        Compare both models: see `skipgraph.verify.verify`.
+    seed : int
+        Of the inputs and weights that they are compared at.
+    progress : callable, optional
+        Told of what is being done.
+
+    Returns
+    -------
+    Rewritten
+
+    Raises
+    ------
+    CaptureError
+        If the model cannot be captured.
+    NothingToRewriteError
+        If a pattern matches nothing, or nothing can be rewritten.
+    VerificationError
+        If the rewritten model computes anything else.
+    BudgetError
+        If a budget cannot be met.
+
+    Examples
+    --------
+    >>> import skipgraph, torch
+    >>> class Joining(torch.nn.Module):
+    ...     def __init__(self):
+    ...         super().__init__()
+    ...         self.a, self.b = torch.nn.Conv2d(3, 8, 3, padding=1), torch.nn.Conv2d(11, 4, 1)
+    ...
+    ...     def forward(self, x):
+    ...         return self.b(torch.cat([x, self.a(x).relu()], 1))
+    >>> result = skipgraph.rewrite(Joining(), torch.randn(1, 3, 8, 8), skipgraph.ConcatToSum())
+    >>> result.after.counts.concat, list(result.model.state_dict())[2:]
+    (0, ['b.0.weight', 'b.0.bias', 'b.1.weight'])
+    """
+    tell = progress or _ignore
+    inputs = as_example(example_inputs)
+    tell("capturing")
+    original = captured(model, inputs)
+    tell("rewriting")
+    result = _made(model, original, inputs, rewrite, Wanted(only, skip, execution), Lossy(calibrate, seed, tell))
+    if not any(outcome.status == "rewritten" for outcome in result.plan.outcomes) and result.compressed is None:
+        reasons = list(dict.fromkeys(outcome.reason for outcome in result.plan.outcomes))
+        told = "; ".join(reasons[:3]) + ("; …" if len(reasons) > 3 else "")
+        could = any(outcome.status == "kept" for outcome in result.plan.outcomes)
+        raise NothingToRewriteError(
+            f"nothing to rewrite: {told or 'the model has no skip of that kind'}",
+            "Give --execution separate to rewrite it all the same."
+            if could
+            else "See all merges and reasons with --dry-run, or by skipgraph inspect --what-if.",
+        )
+    if verified:
+        args, kwargs = inputs
+        result.verification = verify(
+            result.reference, result.model, args, kwargs, result.plan.state_map, seed=seed, progress=tell
+        )
+    finish(result, inference=inference, verified=verified, seed=seed, tell=tell)
+    return result
+
+
+def planned(
+    model: torch.nn.Module,
+    example_inputs: Any,
+    rewrite: Rewrite,
+    *,
+    only: Sequence[str] = (),
+    skip: Sequence[str] = (),
+    execution: Execution = "model",
+    inference: bool = False,
+    calibrate: Iterable[Any] | None = None,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Rewritten:
+    """What `rewrite` would do, unverified, whether or not there is anything to rewrite."""
+    inputs, tell = as_example(example_inputs), progress or _ignore
+    wanted, lossy = Wanted(only, skip, execution), Lossy(calibrate, seed, tell)
+    result = _made(model, captured(model, inputs), inputs, rewrite, wanted, lossy)
+    finish(result, inference=inference, verified=False, seed=seed, tell=tell)
+    return result
+
+
+def trade_off(
+    model: torch.nn.Module,
+    example_inputs: Any,
+    rewrite: ConcatToSum,
+    *,
+    only: Sequence[str] = (),
+    skip: Sequence[str] = (),
+    calibrate: Iterable[Any] | None = None,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> list[Point]:
+    """What error fewer multiply-adds would cost, as predicted; nothing is rewritten.
+
+    ``also`` and ``method`` of ``rewrite`` say which layers may be factored, and by what; the other parameters are those
+    of `rewrite`.
+    """
+    inputs, tell = as_example(example_inputs), progress or _ignore
+    original = captured(model, inputs)
+    before = drawn(original, inputs)
+    layers = layers_of(original, before, Wanted(only, skip), rewrite)
+    if not layers:
+        raise NothingToRewriteError("no layer can be factored", "See why by skipgraph rewrite --dry-run.")
+    method: Any = rewrite.method or ("svd" if calibrate is None else "moments")
+    looked = look(original, layers, inputs, calibrate, method=method, seed=seed, tell=tell)
+    return points(looked.bench, layers, looked.data or noise(inputs, seed), totals(before), tell)
+
+
+def _made(
+    model: torch.nn.Module, original: Captured, inputs: Inputs, rewrite: Rewrite, wanted: Wanted, lossy: Lossy
+) -> Rewritten:
+    as_it_runs = drawn(model, inputs)
+    if isinstance(rewrite, ConcatToSum) and not rewrite.is_exact:
+        return made_factored(original, inputs, rewrite, wanted, as_it_runs=as_it_runs, lossy=lossy)
+    return made_exactly(original, inputs, rewrite, wanted, as_it_runs=as_it_runs)
+
+
+def captured(model: torch.nn.Module, inputs: Inputs) -> Captured:
+    """A model captured in both modes; with two samples where a batch norm cannot train on the one that is given."""
+    args, kwargs = inputs
+    try:
+        return runnable(model, args, kwargs)
+    except CaptureError:
+        if any(tensor.dim() == 0 or tensor.shape[0] != 1 for tensor in tensors(inputs)):
+            raise
+        args, kwargs = map_tensors(lambda tensor: torch.cat([tensor, tensor]), inputs)
+        return runnable(model, args, kwargs)
+
+
+def apply(
+    model: torch.nn.Module,
+    example_inputs: Any,
+    plan: Plan,
+    *,
+    calibrate: Iterable[Any] | None = None,
+    verified: bool = True,
+) -> Rewritten:
+    """Rewrite another checkpoint of the same architecture as a plan says.
+
+    Layers that the plan factors are factored anew, in the same form and rank.
+
+    Raises
+    ------
+    PlanError
+        If the plan was made for another model.
+    """
+    if fingerprint(model) != plan.fingerprint:
+        raise PlanError(
+            "the plan was made for another model: names, shapes or dtypes of the tensors differ",
+            "Give the model that it was made for, with any of its checkpoints.",
+        )
+    if calibrate is None and any(one.measured is not None for one in plan.factors):
+        raise PlanError("the plan's layers were factored with calibration data", "Give such data again: --calibrate.")
+    options = dict(plan.options)
+    execution, inference = options.pop("execution"), options.pop("inference")
+    chosen = frozenset(outcome.id for outcome in plan.outcomes if outcome.status == "rewritten")
+    kind: Any = ConcatToSum if plan.rewrite == ConcatToSum.name else SumToConcat
+    options = {name: tuple(value) if isinstance(value, list) else value for name, value in options.items()}
+    inputs = as_example(example_inputs)
+    lossy = Lossy(calibrate, 0, _ignore, {one.path: (one.form, one.rank) for one in plan.factors})
+    wanted = Wanted(execution=execution, exactly=chosen)
+    result = _made(model, captured(model, inputs), inputs, kind(**options), wanted, lossy)
+    if result.plan.records != plan.records:
+        raise PlanError("the plan does not fit: the model's forward is another one", "Rewrite the model anew.")
+    if verified:
+        result.verification = verify(result.reference, result.model, *inputs, result.plan.state_map)
+    finish(result, inference=inference, verified=verified, seed=0, tell=_ignore)
+    return result
+
+
+def _ignore(text: str) -> None:
+    """Nobody wants to be told."""
