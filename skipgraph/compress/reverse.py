@@ -94,8 +94,6 @@ def unplaced(model: Captured, paths: Iterable[str], folds: Sequence[Fold]) -> No
     wanted = set(paths)
     for fold in folds:
         source: Any = model.get_submodule(fold.source)
-        if sizes(source)[0] == fold.width:
-            continue
         plain = model.get_submodule(fold.path)
         if not isinstance(plain, nn.Identity):
             raise PlanError(f"{fold.path} is not folded into {fold.source}", _REMEDY)
