@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from skipgraph.bench import bench
-    from skipgraph.delivery import emit
+    from skipgraph.delivery import emit, standalone
     from skipgraph.distillation import distill
     from skipgraph.errors import SkipgraphError
     from skipgraph.graph import Cost, Counts, Gate, Merge, Skip, SkipGraph
@@ -39,6 +39,7 @@ __all__ = [
     "inspect",
     "render",
     "rewrite",
+    "standalone",
     "trace",
 ]
 
@@ -60,6 +61,7 @@ _HOMES = {
     "inspect": "skipgraph.inspection",
     "render": "skipgraph.report",
     "rewrite": "skipgraph.rewriting",
+    "standalone": "skipgraph.delivery",
     "trace": "skipgraph.inspection",
 }
 

@@ -1,4 +1,4 @@
-"""A rewritten model as a directory: its source and weights, the plan, the report."""
+"""A rewritten model as a directory: its source and weights, the plan, the report; or as a module without skipgraph."""
 
 from __future__ import annotations
 
@@ -6,8 +6,11 @@ import json
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 import skipgraph
-from skipgraph.emit import emitted, write_directory
+from skipgraph.emit import alone_of, emitted, write_directory
+from skipgraph.emit.source import source
 from skipgraph.report.changes import changes, headline, markdown, notes
 from skipgraph.rewriting import Rewritten
 
@@ -82,3 +85,20 @@ def emit(
     }
     write_directory(Path(directory), files, force=force)
     return data
+
+
+def standalone(result: Rewritten) -> nn.Module:
+    """The module that `emit` writes as ``model.py``, with its weights: for tools that read a module's own source.
+
+    ``result.model`` runs a graph. `torch.fx`, what is built on it (quantisation in FX mode), and reviewers want a
+    forward in Python.
+
+    Raises
+    ------
+    EmitError
+        If something cannot be written as Python.
+    VerificationError
+        If what would be written computes anything else.
+    """
+    text = source(result.model, result.inputs, title=headline(result.plan), notes=notes(result.plan))
+    return alone_of(text, result.model, result.inputs)

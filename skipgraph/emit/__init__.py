@@ -61,8 +61,7 @@ def emitted(
         If what is written computes anything else.
     """
     text = source(model, inputs, title=title, notes=notes)
-    alone = _loaded(text, model)
-    _compare(model, alone, inputs)
+    alone = alone_of(text, model, inputs)
     files: dict[str, str | bytes] = {"model.py": text, "weights.safetensors": weights(model)}
     if (tables := extra_tables(model)) is not None:
         files["tables.safetensors"] = tables
@@ -75,6 +74,19 @@ def emitted(
 
         files["model.pt2"] = pt2_file(alone, inputs)
     return Emitted(files, alone, drawn(alone, inputs))
+
+
+def alone_of(text: str, model: Captured, inputs: Inputs) -> nn.Module:
+    """The module that a source defines, with the weights of ``model``, checked against it.
+
+    Raises
+    ------
+    VerificationError
+        If it computes anything else.
+    """
+    alone = _loaded(text, model)
+    _compare(model, alone, inputs)
+    return alone
 
 
 def _loaded(text: str, model: Captured) -> nn.Module:
