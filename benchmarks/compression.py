@@ -1,6 +1,6 @@
 """Projected sums against what people use: quality for multiply-adds, on two trained networks.
 
-    python benchmarks/compression.py [--task denoiser] [--seeds 0 1 2] [--shares 0.85 0.75 0.6 0.5] [--workers 2]
+    python benchmarks/compression.py [--task denoiser] [--seeds 0 1 2] [--shares 0.75 0.5 0.85 0.6] [--workers 2]
 
 The recipe (networks, data, training) is ``compression_task.py``. Every method gets the same trained networks, the same
 calibration inputs and the same multiply-adds, which skipgraph counts:
@@ -13,8 +13,9 @@ calibration inputs and the same multiply-adds, which skipgraph counts:
 - *Torch-Pruning*: group norm and group Taylor, the ratio the same in each layer or chosen over all layers.
 
 Quality is measured as it comes, with the statistics of batch norms taken anew, and after the same short fine-tuning.
-The table goes to ``docs/compression.md``, between its marks, the numbers to ``benchmarks/results/compression.json``, a
-plot to ``docs/images/``. Needs the extra ``benchmarks``.
+The numbers go to ``benchmarks/results/compression.json``, after each share of each network: what is there already is
+not measured again (``--anew`` starts from nothing). ``compression_table.py`` makes the tables and the plot of
+``docs/compression.md`` of them. Takes about three hours of one core. Needs the extra ``benchmarks``.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,7 @@ from torch import nn
 import skipgraph as sg
 from skipgraph.capture import runnable
 from skipgraph.compress.choose import Candidate, chosen
-from skipgraph.compress.factor import factored, full_rank
+from skipgraph.compress.factor import Factoring, full_rank
 from skipgraph.compress.layers import pair, weight_of
 from skipgraph.compress.measured import run
 from skipgraph.compress.moments import gathered
@@ -77,9 +78,10 @@ def blind(model: nn.Module, task: Task, share: float, seed: int, name: str) -> n
     for layer in layers:
         weight = weight_of(made.get_submodule(layer.path))
         moments = seen[layer.path].moments(weight)
+        factoring = Factoring(weight, "restore", moments)
         even = min(layer.break_even("restore"), full_rank(weight, "restore"))
         for rank in sorted({max(1, round(even * step / RANKS)) for step in range(1, RANKS + 1)}) if even else ():
-            factors = factored(weight, rank, "restore", moments)
+            factors = factoring.at(rank)
             more = layer.price(rank, "restore")[0]
             candidates.append(Candidate(layer.path, "restore", rank, factors.error, factors.error**2, {"flops": more}))
             found[layer.path, rank] = factors
@@ -138,29 +140,32 @@ PEERS: dict[str, Callable[[nn.Module, Task, float, int, str], nn.Module]] = {
 OURS = dict.fromkeys(("a", "b", "c", "a+", "b+", "c+"), projected)
 
 
-def rows(job: tuple[str, int, list[float]]) -> list[dict[str, Any]]:
-    """All methods at all shares, for one network and seed."""
+Job = tuple[str, int, float]  # task, seed, share of the multiply-adds
+
+
+def rows(job: Job) -> list[dict[str, Any]]:
+    """All methods for one network, seed and share; the share 1.0 is the network as it was trained."""
     warnings.filterwarnings("ignore")
     torch.set_num_threads(1)
-    name, seed, shares = job
+    name, seed, share = job
     task = TASKS[name]
     model = task.trained(seed)
-    whole = flops(model, task)
-    found = [{"task": name, "seed": seed, "method": "original", "share": 1.0, "as it comes": task.quality(model)}]
-    for share in shares:
-        for method, make in {**OURS, **PEERS}.items():
-            torch.manual_seed(seed)
-            started = time.monotonic()
-            row: dict[str, Any] = {"task": name, "seed": seed, "method": method, "share": share}
-            try:
-                made = make(model, task, share, seed, method)
-            except sg.SkipgraphError as error:
-                row["n/a"] = error.message
-            else:
-                row |= {"flops": flops(made, task) / whole, "seconds": time.monotonic() - started}
-                row |= dict(qualities(made, task, seed))
-            found.append(row)
-            print(json.dumps(row), file=sys.stderr, flush=True)
+    if share == 1:
+        return [{"task": name, "seed": seed, "method": "original", "share": 1.0, "as it comes": task.quality(model)}]
+    whole, found = flops(model, task), []
+    for method, make in {**OURS, **PEERS}.items():
+        torch.manual_seed(seed)
+        started = time.monotonic()
+        row: dict[str, Any] = {"task": name, "seed": seed, "method": method, "share": share}
+        try:
+            made = make(model, task, share, seed, method)
+        except sg.SkipgraphError as error:
+            row["n/a"] = error.message
+        else:
+            row |= {"flops": flops(made, task) / whole, "seconds": time.monotonic() - started}
+            row |= dict(qualities(made, task, seed))
+        found.append(row)
+        print(json.dumps(row), file=sys.stderr, flush=True)
     return found
 
 
@@ -179,14 +184,24 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--task", choices=list(TASKS), action="append")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--shares", type=float, nargs="+", default=[0.85, 0.75, 0.6, 0.5])
+    parser.add_argument("--shares", type=float, nargs="+", default=[0.75, 0.5, 0.85, 0.6])
+    parser.add_argument("--anew", action="store_true", help="measure everything again")
     parser.add_argument("--workers", type=int, default=2)
     options = parser.parse_args()
-    jobs = [(name, seed, options.shares) for name in options.task or TASKS for seed in options.seeds]
+    found: list[dict[str, Any]] = []
+    if RESULTS.is_file() and not options.anew:
+        found = json.loads(RESULTS.read_text(encoding="utf-8"))["rows"]
+    known = {(row["task"], row["seed"], row["share"]) for row in found}
+    names = options.task or list(TASKS)
     with ProcessPoolExecutor(options.workers) as pool:
-        found = [row for part in pool.map(rows, jobs) for row in part]
-    RESULTS.parent.mkdir(exist_ok=True)
-    RESULTS.write_text(json.dumps({"torch": torch.__version__, "rows": found}, indent=1) + "\n", encoding="utf-8")
+        for shares in ([1.0], options.shares):  # networks are trained before they are shared
+            jobs = [(name, seed, share) for share in shares for seed in options.seeds for name in names]
+            waiting = [pool.submit(rows, job) for job in jobs if job not in known]
+            for done in as_completed(waiting):
+                found += done.result()
+                order = sorted(found, key=lambda row: (row["task"], row["seed"], -row["share"]))
+                text = json.dumps({"torch": torch.__version__, "rows": order}, indent=1)
+                RESULTS.write_text(text + "\n", encoding="utf-8")
     print(RESULTS)
     return 0
 

@@ -19,7 +19,7 @@ from skipgraph.compress.asked import Asked, Method
 from skipgraph.compress.candidates import Bench, noise
 from skipgraph.compress.compensate import compensated
 from skipgraph.compress.data import Batch, Calibration
-from skipgraph.compress.factor import Form
+from skipgraph.compress.factor import DESCENTS, Form
 from skipgraph.compress.install import expand
 from skipgraph.compress.layers import pair
 from skipgraph.compress.measured import Error, of_outputs, run
@@ -136,10 +136,14 @@ def compress(
     looked = look(original, layers, example, data, method=asked.method, seed=seed, tell=tell)
     source, calibration, bench, method = looked.source, looked.data, looked.bench, looked.method
     chosen, left, gap = picked(bench, layers, asked, calibration or noise(example, seed), totals, tell, trials)
+    notes = list(looked.notes)
+    if trials is not None and "latency" in trials.reached:
+        notes.append(f"The time of a run here has changed by {trials.reached['latency']:+.1%}, measured in turns.")
     order = {layer.path: number for number, layer in enumerate(layers)}
     chosen = sorted(chosen, key=lambda one: order[one.path])
     work = original.copy().eval()
-    pairs = {one.path: bench.pair(one) for one in chosen}
+    descents = 0 if method == "compensated" else DESCENTS  # there they are only looked at
+    pairs = {one.path: bench.pair(one, descents=descents) for one in chosen}
     measured = _measured(source, pairs, calibration) if calibration is not None else {}
     done = []
     for number, one in enumerate(chosen):
@@ -156,12 +160,12 @@ def compress(
         )
     if calibration is not None and asked.recalibrated:
         tell("moving the statistics of batch norms")
-        recalibrate(work, source, calibration, run)
+        work = _recalibrated(work, source, calibration)
     predicted = sum(one.harm for one in chosen) ** 0.5
     reached_error = of_outputs(work, source, calibration) if calibration is not None else None
     expand(work, [one.path for one in chosen])
     work.train(original.training)
-    return Compressed(work, tuple(done), left, predicted, reached_error, gap, method, looked.notes)
+    return Compressed(work, tuple(done), left, predicted, reached_error, gap, method, notes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,6 +205,16 @@ def look(
         seen = gathered(source, [layer.path for layer in layers], calibration, run, seed=seed)
         notes = _scarce(layers, seen)
     return Looked(source, calibration, Bench(source, seen), method, notes)
+
+
+def _recalibrated(work: Captured, source: Captured, data: Iterable[Batch]) -> Captured:
+    """The model with its batch norms moved, or only their means, or neither: whatever is nearest to the original."""
+    found = [(of_outputs(work, source, data), work)]
+    for scale in (False, True):
+        moved = work.copy()
+        if recalibrate(moved, source, data, run, scale=scale):
+            found.append((of_outputs(moved, source, data), moved))
+    return min(found, key=lambda one: one[0])[1]
 
 
 def _measured(model: Captured, pairs: Mapping[str, nn.Module], data: Iterable[Batch]) -> dict[str, float]:

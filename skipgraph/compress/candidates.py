@@ -13,14 +13,16 @@ from skipgraph.capture import Captured
 from skipgraph.capture.trees import map_tensors, tensors
 from skipgraph.compress.choose import Candidate
 from skipgraph.compress.data import Batch
-from skipgraph.compress.factor import Factors, Form, Moments, factored, full_rank
+from skipgraph.compress.factor import Factoring, Factors, Form, Moments, full_rank
 from skipgraph.compress.layers import pair, weight_of
-from skipgraph.compress.measured import Error, run
+from skipgraph.compress.measured import OutputError, run
 from skipgraph.compress.moments import Seen
 from skipgraph.compress.sites import Layer
 from skipgraph.errors import UsageError
 
 _RANKS = 16  # candidates of a layer and form
+_SAMPLES = 8  # of noise; half as many where they are large
+_SMALL = 1 << 14  # numbers of a sample that is not
 _PROBED = 8  # batches that a layer's effect on the output is measured with
 _FORMS: tuple[Form, ...] = ("project", "restore")
 
@@ -31,7 +33,8 @@ class Bench:
     def __init__(self, model: Captured, seen: Mapping[str, Seen]) -> None:
         self.model = model
         self._seen = seen
-        self._moments: dict[str, Moments] = {}
+        self._moments: dict[str, Moments] = {}  # of the layer that was asked for last, as the factorings are
+        self._factorings: dict[tuple[str, Form], Factoring] = {}
 
     def moments(self, path: str) -> Moments | None:
         """The moments of a layer, shrunk; None without data."""
@@ -43,8 +46,11 @@ class Bench:
 
     def factors(self, path: str, form: Form, rank: int, *, descents: int) -> Factors:
         """The best factors that are known, or, without descents, a bound of them."""
-        weight = weight_of(self.model.get_submodule(path))
-        return factored(weight, rank, form, self.moments(path), descents=descents)
+        if (path, form) not in self._factorings:
+            kept = {key: one for key, one in self._factorings.items() if key[0] == path}
+            weight = weight_of(self.model.get_submodule(path))
+            self._factorings = {**kept, (path, form): Factoring(weight, form, self.moments(path))}
+        return self._factorings[path, form].at(rank, descents=descents)
 
     def pair(self, one: Candidate, *, descents: int = 0) -> nn.Sequential:
         """The pair of layers for a candidate; its bias makes good the mean that is lost."""
@@ -132,7 +138,7 @@ def weighed(
     """
     result = {}
     batches = [batch for _, batch in zip(range(_PROBED), data, strict=False)]
-    wanted = [list(tensors(run(bench.model, batch))) for batch in batches]
+    wanted = [run(bench.model, batch) for batch in batches]
     for number, (path, candidates) in enumerate(found.items()):
         tell(f"weighing {path} ({number + 1} of {len(found)})")
         probe = sorted(candidates, key=lambda one: one.error)[len(candidates) // 2]
@@ -140,14 +146,12 @@ def weighed(
         changed = bench.pair(probe)
         bench.model.set_submodule(path, changed)
         try:
-            outputs = [list(tensors(run(bench.model, batch))) for batch in batches]
+            outputs = [run(bench.model, batch) for batch in batches]
         finally:
             bench.model.set_submodule(path, whole)
-        error = Error()
+        error = OutputError()
         for ours, theirs in zip(outputs, wanted, strict=True):
-            for a, b in zip(ours, theirs, strict=True):
-                if b.is_floating_point() and b.dim():
-                    error.add(a, b)
+            error.add(ours, theirs)
         weight = (error.value / probe.error) ** 2 if probe.error > 0 else 1.0
         result[path] = [
             Candidate(one.path, one.form, one.rank, one.error, weight * one.error**2, one.more) for one in candidates
@@ -156,7 +160,10 @@ def weighed(
 
 
 def noise(example: Batch, seed: int) -> list[Batch]:
-    """Random inputs where there is no data: one batch of the examples' shapes."""
+    """Random inputs where there is no data: batches of the examples' shapes, together of some samples."""
+    sizes = [tensor.shape[0] for tensor in tensors(example) if tensor.dim()]
+    small = sum(tensor.numel() for tensor in tensors(example)) <= _SMALL * max(sizes, default=1)
+    count = max(1, (_SAMPLES if small else _SAMPLES // 2) // max(sizes, default=1))
     generator = torch.Generator().manual_seed(seed)
 
     def noise(tensor: torch.Tensor) -> torch.Tensor:
@@ -164,5 +171,4 @@ def noise(example: Batch, seed: int) -> list[Batch]:
             return torch.zeros_like(tensor, device="cpu") if tensor.device.type == "meta" else tensor
         return torch.randn(tensor.shape, generator=generator).to(tensor.dtype)
 
-    made: Batch = map_tensors(noise, example)
-    return [made]
+    return [map_tensors(noise, example) for _ in range(count)]

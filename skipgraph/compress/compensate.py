@@ -14,7 +14,7 @@ from skipgraph.compress.data import Batch
 from skipgraph.compress.factor import Array, Factors, Form, Moments, factored
 from skipgraph.compress.layers import patches, positions, sizes, weight_of
 from skipgraph.compress.measured import reached
-from skipgraph.compress.moments import Running, drawn, has_patches, shrunk
+from skipgraph.compress.moments import Running, drawn, has_patches, shrinkage, shrunk
 
 
 def compensated(
@@ -27,7 +27,8 @@ def compensated(
 
     Proof. Let ``G`` be the least-squares map from ẑ to y. The rest of y is uncorrelated with ẑ, so that
     ``E‖y − M ẑ‖² = E‖y − G ẑ‖² + E‖(G − M) ẑ‖²`` for every M, all centred: the best factors are those of G under
-    the moments of ẑ. ∎ With few samples G is drawn towards the layer's own weight.
+    the moments of ẑ. ∎ The fewer the samples, the further G is drawn towards the layer's own weight, by the share by
+    which the covariance of ẑ is shrunk.
     """
     module: Any = original.get_submodule(path)
     weight = weight_of(module)
@@ -50,13 +51,11 @@ def compensated(
         outputs.add(made)
         inputs.add(positions(module, given))
     covariance = shrunk(read.covariance, read.count)
-    pulled = np.trace(covariance - read.covariance) / len(
-        covariance
-    )  # what shrinkage adds to the diagonal, in the mean
+    share = shrinkage(read.covariance, read.count)
     prior = weight.reshape(out, -1) if whole else np.eye(out)
-    ridge = max(float(pulled), float(np.trace(covariance)) / len(covariance) * 1e-6)
-    gram = read.covariance + ridge * np.eye(len(covariance))
-    best = scipy.linalg.solve(gram, both.covariance + ridge * prior.T, assume_a="pos").T
+    towards = share * (float(np.trace(read.covariance)) / len(covariance) or 1.0)  # dead inputs: the weight itself
+    gram = (1 - share) * read.covariance + towards * np.eye(len(covariance))
+    best = scipy.linalg.solve(gram, (1 - share) * both.covariance + towards * prior.T, assume_a="pos").T
     if whole:
         weight = best.reshape(weight.shape)
         moments = Moments(shrunk(inputs.covariance, inputs.count), covariance, best @ covariance @ best.T)

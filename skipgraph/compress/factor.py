@@ -23,7 +23,7 @@ from scipy.sparse.linalg import LinearOperator, cg
 Array = NDArray[np.float64]
 Form = Literal["project", "restore"]
 
-_DESCENTS = 6  # of alternating least squares; each descends in P and solves for W' exactly
+DESCENTS = 6  # of alternating least squares; each descends in P and solves for W' exactly
 _STEPS = 12  # of conjugate gradients in P
 
 
@@ -80,13 +80,11 @@ class Moments:
     outputs: Array
 
 
-def factored(
-    weight: Array, rank: int, form: Form, moments: Moments | None = None, *, descents: int = _DESCENTS
-) -> Factors:
-    """The best factors of a weight that are known.
+class Factoring:
+    """The best factors of a weight that are known, of any rank, from one decomposition.
 
-    Without moments it is the truncated SVD of the unfolded weight, the minimum of ``‖W − W'P‖`` (Eckart and Young,
-    1936). With moments it is the minimum of ``E‖W z − W'P z‖²``:
+    Without moments they are the truncated SVD of the unfolded weight, the minimum of ``‖W − W'P‖`` (Eckart and Young,
+    1936). With moments they are the minimum of ``E‖W z − W'P z‖²``:
 
     - *restore*, and *project* with one tap: W' are the leading eigenvectors U of the covariance of ``W z``, and
       ``P = UᵀW`` (reduced-rank regression; Izenman, 1975).
@@ -98,68 +96,71 @@ def factored(
     ----------
     weight : array
         (out, in, taps).
-    rank : int
-        From 1 to `full_rank`.
     form : str
     moments : Moments, optional
-    descents : int
-        How often P is descended, and W' refitted after. 0 is quick, and a bound of what more would give.
-
-    Raises
-    ------
-    ValueError
-        If the rank is not one that the form has.
     """
-    if not 1 <= rank <= full_rank(weight, form):
-        raise ValueError(f"rank {rank} is not between 1 and {full_rank(weight, form)}")
-    if form == "restore" or (weight.shape[2] == 1 and moments is not None):
-        return _restore(weight, rank, form, moments)
-    if moments is None:
-        return _project(weight, rank, np.eye(weight.shape[1]), None, descents)
-    return _project(weight, rank, moments.channels, moments.patches, descents)
+
+    def __init__(self, weight: Array, form: Form, moments: Moments | None = None) -> None:
+        self._weight = weight
+        self._form: Form = form
+        self._patches = moments.patches if moments is not None and weight.shape[2] > 1 else None
+        self._restores = form == "restore" or (weight.shape[2] == 1 and moments is not None)
+        self._roots: tuple[Array, Array] | None = None
+        if self._restores:
+            flat = _flat(weight)
+            gram = flat @ flat.T if moments is None else moments.outputs  # the covariance of W z, z white without data
+        else:
+            by_tap = weight.transpose(0, 2, 1).reshape(-1, weight.shape[1])
+            gram = by_tap.T @ by_tap
+            if moments is not None:
+                self._roots = _root(moments.channels)
+                gram = self._roots[0] @ gram @ self._roots[0]
+        values, vectors = scipy.linalg.eigh(gram)
+        self._energies, self._vectors = np.maximum(values[::-1], 0.0), vectors[:, ::-1]
+
+    def at(self, rank: int, *, descents: int = DESCENTS) -> Factors:
+        """Factors of a rank.
+
+        Parameters
+        ----------
+        rank : int
+            From 1 to `full_rank`.
+        descents : int
+            How often P is descended, and W' refitted after. 0 is quick, and a bound of what more would give.
+
+        Raises
+        ------
+        ValueError
+            If the rank is not one that the form has.
+        """
+        full = full_rank(self._weight, self._form)
+        if not 1 <= rank <= full:
+            raise ValueError(f"rank {rank} is not between 1 and {full}")
+        leading = self._vectors[:, :rank]
+        error = float(np.sqrt(self._energies[rank:].sum() / max(self._energies.sum(), np.finfo(float).tiny)))
+        if self._restores:
+            first = np.einsum("or,oit->rit", leading, self._weight)
+            return Factors(self._form, first, leading[:, :, None], error)
+        root, inverse = self._roots or (None, None)
+        first = leading.T if inverse is None else leading.T @ inverse
+        if self._patches is not None:
+            first, second, error = _descended(self._weight, first, self._patches, descents)
+        else:
+            second = np.einsum("oit,ri->ort", self._weight, leading.T if root is None else leading.T @ root)
+        return Factors("project", first[:, :, None], second, error)
+
+
+def factored(
+    weight: Array, rank: int, form: Form, moments: Moments | None = None, *, descents: int = DESCENTS
+) -> Factors:
+    """Factors of one rank: see `Factoring`."""
+    return Factoring(weight, form, moments).at(rank, descents=descents)
 
 
 def full_rank(weight: Array, form: Form) -> int:
     """The rank at which a form is exact."""
     out, channels, taps = map(int, weight.shape)
     return min(out, channels * taps) if form == "restore" else min(channels, out * taps)
-
-
-def curve(weight: Array, form: Form, moments: Moments | None = None) -> Array:
-    """The error at each rank from 1 to full, as `Factors.error` says; of the start where a descent would follow."""
-    if form == "restore" or (weight.shape[2] == 1 and moments is not None):
-        energies = _eigenvalues(_outputs(weight, moments))
-    else:
-        energies = _whitened(weight, np.eye(weight.shape[1]) if moments is None else moments.channels)[1] ** 2
-    rest = np.maximum(energies.sum() - np.cumsum(energies), 0.0)
-    errors = np.sqrt(rest / max(energies.sum(), np.finfo(float).tiny))
-    return np.asarray(errors[: full_rank(weight, form)])
-
-
-# -- restore -----------------------------------------------------------------------------------------------------------
-
-
-def _outputs(weight: Array, moments: Moments | None) -> Array:
-    """The covariance of ``W z``; that of white noise without moments."""
-    if moments is not None:
-        return moments.outputs
-    rows = weight.reshape(weight.shape[0], -1)
-    return rows @ rows.T
-
-
-def _eigenvalues(covariance: Array) -> Array:
-    return np.asarray(np.maximum(scipy.linalg.eigvalsh(covariance)[::-1], 0.0))
-
-
-def _restore(weight: Array, rank: int, form: Form, moments: Moments | None) -> Factors:
-    values, vectors = scipy.linalg.eigh(_outputs(weight, moments))
-    leading = vectors[:, ::-1][:, :rank]
-    values = np.maximum(values[::-1], 0.0)
-    error = float(np.sqrt(values[rank:].sum() / max(values.sum(), np.finfo(float).tiny)))
-    return Factors(form, np.einsum("or,oit->rit", leading, weight), leading[:, :, None], error)
-
-
-# -- project -----------------------------------------------------------------------------------------------------------
 
 
 def _root(covariance: Array) -> tuple[Array, Array]:
@@ -171,22 +172,7 @@ def _root(covariance: Array) -> tuple[Array, Array]:
     return (vectors * np.sqrt(values)) @ vectors.T, (vectors * inverse) @ vectors.T
 
 
-def _whitened(weight: Array, covariance: Array) -> tuple[Array, Array, Array, Array]:
-    """Right singular vectors and singular values of the unfolded weight times the root; the root and its inverse."""
-    unfolded = weight.transpose(0, 2, 1).reshape(-1, weight.shape[1])
-    root, inverse = _root(covariance)
-    _, values, right = scipy.linalg.svd(unfolded @ root, full_matrices=False)
-    return right, values, root, inverse
-
-
-def _project(weight: Array, rank: int, channels: Array, patches: Array | None, descents: int) -> Factors:
-    right, values, root, inverse = _whitened(weight, channels)
-    first = right[:rank] @ inverse
-    second = np.einsum("oit,ri->ort", weight, right[:rank] @ root)
-    error = float(np.sqrt((values[rank:] ** 2).sum() / max((values**2).sum(), np.finfo(float).tiny)))
-    if patches is not None and weight.shape[2] > 1:
-        first, second, error = _descended(weight, first, patches, descents)
-    return Factors("project", first[:, :, None], second, error)
+# -- descent -----------------------------------------------------------------------------------------------------------
 
 
 def _descended(weight: Array, first: Array, patches: Array, descents: int) -> tuple[Array, Array, float]:
@@ -213,7 +199,7 @@ def _refitted(wanted: Array, first: Array, patches: Array, taps: int) -> Array:
     rank, channels = first.shape
     crossed = (first @ patches.reshape(channels, -1)).reshape(rank * taps, channels * taps)
     gram = (first @ crossed.T.reshape(channels, -1)).reshape(rank * taps, rank * taps)
-    ridge = np.trace(gram) / len(gram) * 1e-12
+    ridge = np.trace(gram) / len(gram) * 1e-12 or 1.0  # nothing is read: any W' does
     solved = scipy.linalg.solve(gram + ridge * np.eye(len(gram)), crossed @ wanted.T, assume_a="pos")
     return np.asarray(solved.T.reshape(len(wanted), len(first), taps))
 

@@ -61,8 +61,8 @@ def pair(module: Any, factors: Factors, bias: Array | None) -> nn.Sequential:
     if bias is not None:
         with torch.no_grad():
             made.restore.bias.copy_(torch.from_numpy(bias))
-    for layer in made:
-        layer.weight.requires_grad_(module.weight.requires_grad)
+    for parameter in made.parameters():
+        parameter.requires_grad_(module.weight.requires_grad)
     return made  # type: ignore[no-any-return]
 
 

@@ -52,8 +52,8 @@ class Running:
         return self._product / max(self.count, 1)
 
 
-def shrunk(covariance: Array, count: int) -> Array:
-    """A covariance drawn towards a multiple of the identity, by as much as its number of rows asks for.
+def shrinkage(covariance: Array, count: int) -> float:
+    """How far a covariance of so many rows is to be drawn towards a multiple of the identity: from 0 to 1.
 
     The oracle approximating shrinkage of Chen, Wiesel, Eldar and Hero (IEEE Transactions on Signal Processing, 2010).
     """
@@ -62,8 +62,13 @@ def shrunk(covariance: Array, count: int) -> Array:
     above = (1 - 2 / size) * squares + trace**2
     below = (count + 1 - 2 / size) * (squares - trace**2 / size)
     share = min(1.0, above / below) if below > 0 else 1.0
-    share = max(share, _SHARE)
-    return (1 - share) * covariance + share * trace / size * np.eye(size)
+    return max(share, _SHARE)
+
+
+def shrunk(covariance: Array, count: int) -> Array:
+    """A covariance drawn towards a multiple of the identity, as far as its number of rows asks for."""
+    share, size = shrinkage(covariance, count), len(covariance)
+    return np.asarray((1 - share) * covariance + share * np.trace(covariance) / size * np.eye(size))
 
 
 @dataclass(slots=True)

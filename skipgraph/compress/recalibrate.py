@@ -12,14 +12,16 @@ from torch.nn import functional as F
 from skipgraph.compress.data import Batch
 
 Run = Callable[[nn.Module, Batch], Any]
+Statistics = tuple[Tensor, Tensor]  # mean and variance of each channel
 
 
-def recalibrate(model: nn.Module, original: nn.Module, data: Iterable[Batch], run: Run) -> int:
+def recalibrate(model: nn.Module, original: nn.Module, data: Iterable[Batch], run: Run, *, scale: bool = True) -> int:
     """Move the statistics of batch norms as far as factoring has moved what they read; returns how many were moved.
 
-    Both models run on the data, in evaluation. Means move by the difference of what both read, variances by the ratio,
-    and each norm of ``model`` is moved for the rest of the run already, so that what stands behind it reads what it
-    will. A norm that reads what it did before keeps its statistics, whatever the data.
+    Both models run on the data, in evaluation. A norm of ``model`` gets the variance that it had times the ratio of the
+    variances that both read, and the mean by which it makes the same mean as in the original. Each is moved for the
+    rest of the run already, so that what stands behind it reads what it will. A norm that reads what it did before
+    keeps its statistics, whatever the data.
 
     Parameters
     ----------
@@ -30,48 +32,63 @@ def recalibrate(model: nn.Module, original: nn.Module, data: Iterable[Batch], ru
         Batches of inputs; labels are not needed.
     run : callable
         Runs a model on a batch, in evaluation.
+    scale : bool
+        Move variances too. Factoring takes variance away; to restore it makes later layers see what they are used to,
+        and makes what is wrong larger too.
     """
     theirs, ours = _norms(original), _norms(model)
     shared = [path for path in ours if path in theirs]
-    read: dict[str, tuple[Tensor, Tensor]] = {}
-    moves = {path: _Move() for path in shared}
-    handles = [theirs[path].register_forward_pre_hook(_note(read, path)) for path in shared]
-    handles += [ours[path].register_forward_hook(_moved(moves[path], read, path)) for path in shared]
+    read: dict[str, list[Statistics]] = {path: [] for path in shared}  # of each call, in order
+    moves = {path: _Move(ours[path], scale=scale) for path in shared}
+    handles = [theirs[path].register_forward_pre_hook(_note(read[path])) for path in shared]
+    handles += [ours[path].register_forward_hook(_moved(moves[path], read[path])) for path in shared]
     try:
         for batch in data if shared else ():
             run(original.eval(), batch)
             run(model.eval(), batch)
+            for calls in read.values():
+                calls.clear()
     finally:
         for handle in handles:
             handle.remove()
-    for path in shared:
-        moves[path].apply(ours[path])
-    return sum(not bool((move.shift == 0).all()) for move in moves.values())
+    return sum(moves[path].apply() for path in shared)
 
 
 class _Move:
-    """By how much the mean and the variance of what a norm reads have moved, over all batches."""
+    """By how much what a norm reads has moved, over all batches."""
 
-    def __init__(self) -> None:
-        self.shift: Tensor = torch.zeros(())
-        self._ours: Tensor = torch.zeros(())
-        self._theirs: Tensor = torch.zeros(())
-        self._batches = 0
+    def __init__(self, norm: Any, *, scale: bool) -> None:
+        self._norm = norm
+        self._scale = scale
+        self._sums: list[Tensor] = []
+        self._calls = 0
 
-    def add(self, ours: tuple[Tensor, Tensor], theirs: tuple[Tensor, Tensor]) -> None:
-        self.shift = self.shift + (ours[0] - theirs[0])
-        self._ours, self._theirs = self._ours + ours[1], self._theirs + theirs[1]
-        self._batches += 1
+    def add(self, ours: Statistics, theirs: Statistics) -> None:
+        found = [*ours, *theirs]
+        self._sums = [a + b for a, b in zip(self._sums, found, strict=True)] if self._sums else found
+        self._calls += 1
 
-    def apply(self, norm: Any) -> None:
-        if self._batches:
-            with torch.no_grad():
-                norm.running_mean += self.shift / self._batches
-                norm.running_var *= _ratio(self._ours, self._theirs)
+    def statistics(self, ours: Statistics, theirs: Statistics) -> Statistics:
+        """The mean and the variance with which the norm makes of ours what it made of theirs."""
+        norm = self._norm
+        variance = norm.running_var
+        if self._scale:
+            known = (theirs[1] > 0) & (ours[1] > 0)
+            variance = variance * torch.where(known, ours[1] / theirs[1], 1.0)
+        scale = ((variance + norm.eps) / (norm.running_var + norm.eps)).sqrt()
+        return (ours[0] - theirs[0] * scale) + norm.running_mean * scale, variance  # as it was, to the bit, if equal
 
-
-def _ratio(ours: Tensor, theirs: Tensor) -> Tensor:
-    return torch.where(theirs > 0, ours / theirs, 1.0)
+    def apply(self) -> bool:
+        if not self._calls:
+            return False
+        mean, variance, *theirs = (one / self._calls for one in self._sums)
+        if torch.equal(mean, theirs[0]) and torch.equal(variance, theirs[1]):
+            return False
+        mean, variance = self.statistics((mean, variance), (theirs[0], theirs[1]))
+        with torch.no_grad():
+            self._norm.running_mean.copy_(mean)
+            self._norm.running_var.copy_(variance)
+        return True
 
 
 def _norms(model: nn.Module) -> dict[str, Any]:
@@ -82,24 +99,23 @@ def _norms(model: nn.Module) -> dict[str, Any]:
     }
 
 
-def _statistics(given: Tensor) -> tuple[Tensor, Tensor]:
+def _statistics(given: Tensor) -> Statistics:
     axes = [axis for axis in range(given.dim()) if axis != 1]
     return given.mean(axes), given.var(axes, correction=0)
 
 
-def _note(read: dict[str, tuple[Tensor, Tensor]], path: str) -> Callable[..., None]:
+def _note(read: list[Statistics]) -> Callable[..., None]:
     def note(norm: nn.Module, given: tuple[Any, ...]) -> None:
-        read[path] = _statistics(given[0])
+        read.append(_statistics(given[0]))
 
     return note
 
 
-def _moved(move: _Move, read: dict[str, tuple[Tensor, Tensor]], path: str) -> Callable[..., Tensor]:
+def _moved(move: _Move, read: list[Statistics]) -> Callable[..., Tensor]:
     def moved(norm: Any, given: tuple[Any, ...], made: Tensor) -> Tensor:
-        ours, theirs = _statistics(given[0]), read[path]
+        ours, theirs = _statistics(given[0]), read.pop(0)
         move.add(ours, theirs)
-        mean = norm.running_mean + ours[0] - theirs[0]
-        variance = norm.running_var * _ratio(ours[1], theirs[1])
+        mean, variance = move.statistics(ours, theirs)
         return F.batch_norm(given[0], mean, variance, norm.weight, norm.bias, False, 0.0, norm.eps)
 
     return moved

@@ -52,6 +52,11 @@ class Trials:
         Candidates -> the model in which their layers are factored and its concats are taken apart.
     budget : dict
         ``"peak"`` and ``"latency"`` -> by how much they may change, relatively.
+
+    Attributes
+    ----------
+    reached : dict
+        The same for what was chosen, as measured.
     """
 
     def __init__(self, original: Trial, build: Build, budget: Mapping[str, float]) -> None:
@@ -61,6 +66,7 @@ class Trials:
         self._exact = build(())
         self._held = _held(self._exact.graph)
         self._seconds = self._timed(self._exact) if "latency" in self._budget else (0.0, 0.0)
+        self.reached: dict[str, float] = {}
 
     # -- prices --------------------------------------------------------------------------------------------------------
 
@@ -121,6 +127,7 @@ class Trials:
             trial = self._build(choice.chosen)
             shares, more = self._measured(trial)
             if self._over(shares) <= 0:
+                self.reached = shares
                 return choice
             best = shares if best is None or self._over(shares) < self._over(best) else best
             for name, value in more.items():

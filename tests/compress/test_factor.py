@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import minimize
 
-from skipgraph.compress.factor import Factors, Form, Moments, curve, factored, full_rank
+from skipgraph.compress.factor import Factors, Form, Moments, factored, full_rank
 
 if TYPE_CHECKING:
     from skipgraph.compress.factor import Array
@@ -64,16 +64,12 @@ def test_full_rank_is_exact(shape: tuple[int, int, int], form: Form, with_data: 
 
 @settings(deadline=None, max_examples=25)
 @given(SHAPES, st.sampled_from(["project", "restore"]), st.booleans(), st.integers(0, 99))
-def test_more_rank_is_never_worse_and_the_curve_bounds_it(
-    shape: tuple[int, int, int], form: Form, with_data: bool, seed: int
-) -> None:
+def test_more_rank_is_never_worse(shape: tuple[int, int, int], form: Form, with_data: bool, seed: int) -> None:
     weight, known = drawn(shape, seed)
     moments = known if with_data else None
     ranks = range(1, full_rank(weight, form) + 1)
     errors = [factored(weight, rank, form, moments).error for rank in ranks]
     assert all(later <= earlier + 1e-9 for earlier, later in pairwise(errors)) or form == "project"
-    if form == "restore" or moments is None or shape[2] == 1:
-        np.testing.assert_allclose(curve(weight, form, moments), errors, atol=1e-6)
 
 
 @pytest.mark.parametrize("form", ["project", "restore"])
