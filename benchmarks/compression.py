@@ -44,7 +44,7 @@ from skipgraph.compress.layers import pair, weight_of
 from skipgraph.compress.measured import run
 from skipgraph.compress.moments import gathered
 from skipgraph.compress.recalibrate import taken_anew
-from skipgraph.compress.sites import others
+from skipgraph.compress.sites import Sites
 from skipgraph.rewriting import planned
 
 RESULTS = Path(__file__).parent / "results" / "compression.json"
@@ -69,7 +69,7 @@ def projected(model: nn.Module, task: Task, share: float, seed: int, name: str) 
 def blind(model: nn.Module, task: Task, share: float, seed: int, name: str) -> nn.Module:
     """Every layer on its own by a whitened SVD, ranks by the energy that each loses."""
     captured = runnable(model, (task.example,))
-    layers = others(captured, captured.graphs[False], [])
+    layers = Sites(captured, {}, biased=True).layers([], lambda path: True)
     made = copy.deepcopy(model).eval()
     data = [((inputs,), {}) for inputs in task.calibration(seed)]
     seen = gathered(made, [layer.path for layer in layers], data, run, seed=seed)

@@ -41,7 +41,7 @@ from skipgraph.compress.measured import Error, run
 from skipgraph.compress.moments import gathered
 from skipgraph.compress.sites import Layer
 from skipgraph.passes.workbench import drawn
-from skipgraph.rewriting.factored import layers_of
+from skipgraph.rewriting.factored import Lossy, layers_of
 from skipgraph.rewriting.result import Wanted
 
 RESULTS = Path(__file__).parent / "results" / "predictions.json"
@@ -123,7 +123,9 @@ def measured(job: tuple[str, int]) -> dict[str, Any]:
     task = TASKS[name]
     captured = runnable(task.trained(seed), (task.example,)).eval()
     graph = drawn(captured, ((task.example,), {}))
-    layers = layers_of(captured, graph, Wanted(), sg.ConcatToSum(rank=0.5, also=("linear",)))
+    lossy = Lossy(task.calibration(seed), seed, lambda text: None)
+    what = sg.ConcatToSum(rank=0.5, also=("linear",))
+    layers = layers_of(captured, ((task.example,), {}), graph, Wanted(), what, lossy)
     seen, unseen = batches(task.calibration(seed)), batches(task.unseen(seed))
     bench = Bench(captured, gathered(captured, [layer.path for layer in layers], seen, run, seed=seed))
     row: dict[str, Any] = {"task": name, "seed": seed, "layers": errors_of_layers(bench, layers, unseen)}

@@ -182,6 +182,14 @@ def selected(
     return chosen, left
 
 
+def matches(path: str, only: Sequence[str], skip: Sequence[str]) -> bool:
+    """Whether a module that merges nothing is wanted by such patterns."""
+    parts = path.split(".")
+    around = [".".join(parts[: count + 1]) for count in range(len(parts))]
+    wanted = not only or any(_matches(pattern, around) for pattern in only)
+    return wanted and not any(_matches(pattern, around) for pattern in skip)
+
+
 def _names(found: Match | Refusal, graph: SkipGraph) -> list[str]:
     module = graph.nodes[found.merge.node].get("module", "")
     parts = module.split(".") if module else []

@@ -73,3 +73,10 @@ def show(data: dict[str, Any], *, as_json: bool) -> None:
     seen = sys.stdout.isatty()
     width = shutil.get_terminal_size().columns if seen else None
     sys.stdout.write(terminal(data, color=seen and "NO_COLOR" not in os.environ, width=width))
+
+
+def calibration(text: str, source: Any) -> Any:
+    """What --calibrate names."""
+    from skipgraph.compress.data import from_text, input_names
+
+    return from_text(text, (tuple(source.args), dict(source.kwargs)), input_names(source.model))

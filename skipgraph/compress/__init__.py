@@ -26,7 +26,7 @@ from skipgraph.compress.measured import Error, of_outputs, run
 from skipgraph.compress.moments import Seen, gathered
 from skipgraph.compress.picking import picked
 from skipgraph.compress.recalibrate import recalibrate
-from skipgraph.compress.sites import Layer
+from skipgraph.compress.sites import Layer, sources_of
 from skipgraph.compress.trials import Trials
 from skipgraph.errors import UsageError
 
@@ -80,6 +80,8 @@ class Compressed:
         Of the choice, see `skipgraph.compress.choose.Choice`.
     method : str
     notes : list of str
+    sources : frozenset of str
+        Paths of the layers that projections may be folded into.
     """
 
     model: Captured
@@ -90,6 +92,7 @@ class Compressed:
     gap: float
     method: Method
     notes: list[str] = field(default_factory=list)
+    sources: frozenset[str] = frozenset()
 
 
 def compress(
@@ -99,7 +102,6 @@ def compress(
     example: Batch,
     data: Iterable[Any] | None = None,
     *,
-    totals: Mapping[str, float],
     trials: Trials | None = None,
     seed: int = 0,
     tell: Callable[[str], None] = lambda text: None,
@@ -117,10 +119,8 @@ def compress(
         Example inputs.
     data : iterable, optional
         Calibration data, see `skipgraph.compress.data.Calibration`.
-    totals : dict
-        Multiply-adds and parameters of the whole model, which a budget is a share of.
     trials : Trials, optional
-        What a budget on peak memory or latency takes.
+        What a budget takes.
     seed : int
         Of the positions that are looked at, and of random inputs where there is no data.
     tell : callable
@@ -135,7 +135,7 @@ def compress(
     """
     looked = look(original, layers, example, data, method=asked.method, seed=seed, tell=tell)
     source, calibration, bench, method = looked.source, looked.data, looked.bench, looked.method
-    chosen, left, gap = picked(bench, layers, asked, calibration or noise(example, seed), totals, tell, trials)
+    chosen, left, gap = picked(bench, layers, asked, calibration or noise(example, seed), tell, trials)
     notes = list(looked.notes)
     if trials is not None and "latency" in trials.reached:
         notes.append(f"The time of a run here has changed by {trials.reached['latency']:+.1%}, measured in turns.")
@@ -165,7 +165,7 @@ def compress(
     reached_error = of_outputs(work, source, calibration) if calibration is not None else None
     expand(work, [one.path for one in chosen])
     work.train(original.training)
-    return Compressed(work, tuple(done), left, predicted, reached_error, gap, method, notes)
+    return Compressed(work, tuple(done), left, predicted, reached_error, gap, method, notes, sources_of(layers))
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,7 +193,8 @@ def look(
     tell: Callable[[str], None] = lambda text: None,
 ) -> Looked:
     """Gather the moments of the layers' inputs, if there is data and the method asks for them."""
-    calibration = data if data is None or isinstance(data, Calibration) else Calibration(data, example)
+    names = [str(node.target) for node in original.graphs[False].nodes if node.op == "placeholder"]
+    calibration = Calibration(data, example, names) if data is not None else None
     method = method or ("svd" if calibration is None else "compensated")
     if method != "svd" and calibration is None:
         raise UsageError(f"the method {method} needs calibration data", "Give some, or use the method svd.")

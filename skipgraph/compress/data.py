@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import inspect
+import re
+import sys
+import zipfile
+import zlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from skipgraph.capture.trees import map_tensors, tensors
-from skipgraph.errors import InputError
+from skipgraph.errors import InputError, SkipgraphError
 
 Batch = tuple[tuple[Any, ...], dict[str, Any]]
 BATCH = 32  # samples, of files
+_UNNAMED = re.compile(r"arr_\d+")  # what numpy.savez calls arrays that were given no name
 
 
 class Calibration:
@@ -29,6 +35,8 @@ class Calibration:
         times, and never held.
     example : tuple
         Positional and keyword example inputs.
+    names : sequence of str
+        Of the positional inputs, by which a dict is read.
 
     Raises
     ------
@@ -37,7 +45,7 @@ class Calibration:
         are not finite.
     """
 
-    def __init__(self, data: Iterable[Any], example: Batch) -> None:
+    def __init__(self, data: Iterable[Any], example: Batch, names: Sequence[str] = ()) -> None:
         if not isinstance(data, Iterable):
             raise InputError(
                 f"calibration data of type {type(data).__name__} cannot be gone through",
@@ -50,6 +58,7 @@ class Calibration:
             )
         self._data = data
         self._example = example
+        self._names = [*names[: len(example[0])], *example[1]]
 
     def __iter__(self) -> Iterator[Batch]:
         """Batches as positional and keyword inputs, on the model's device."""
@@ -68,17 +77,10 @@ class Calibration:
 
     def _inputs(self, batch: Any, number: int) -> Batch:
         args, kwargs = self._example
-        given: Sequence[Any]
         if isinstance(batch, Mapping):
-            names = [*kwargs] or [str(name) for name in batch][: len(args)]
-            missing = [name for name in names if name not in batch]
-            if missing or (args and kwargs):
-                raise InputError(
-                    f"batch {number} of the calibration data has no {missing[0] if missing else 'positional inputs'}",
-                    f"The model takes {len(args)} positional inputs{' and ' + ', '.join(kwargs) if kwargs else ''}.",
-                )
-            values = [batch[name] for name in names]
-            return ((), dict(zip(names, values, strict=True))) if kwargs else (tuple(values), {})
+            values = self._by_name(batch, number)
+            return tuple(values[: len(args)]), dict(zip(kwargs, values[len(args) :], strict=True))
+        given: Sequence[Any]
         given = batch if isinstance(batch, (tuple, list)) else (batch,)
         if len(given) < len(args) + len(kwargs):
             raise InputError(
@@ -89,12 +91,27 @@ class Calibration:
         keyword = dict(zip(kwargs, given[len(args) :], strict=False))
         return tuple(given[: len(args)]), keyword
 
+    def _by_name(self, batch: Mapping[Any, Any], number: int) -> list[Any]:
+        count = len(self._example[0]) + len(self._example[1])
+        if len(batch) == count == 1:
+            return list(batch.values())
+        missing = [name for name in self._names if name not in batch]
+        if missing or len(self._names) != count:
+            raise InputError(
+                f"batch {number} of the calibration data has {', '.join(map(str, batch))}, "
+                f"where the model takes {', '.join(self._names) or f'{count} inputs'}",
+                "Name the arrays as the model's forward does.",
+            )
+        return [batch[name] for name in self._names]
+
     def _check(self, inputs: Batch, number: int) -> None:
         wanted, found = list(tensors(self._example)), list(tensors(map_tensors(torch.as_tensor, inputs)))
         if len(wanted) != len(found):
             raise InputError(f"batch {number} of the calibration data is of another structure than the inputs", "")
         for example, tensor in zip(wanted, found, strict=True):
             shapes = f"{_shape(tensor)} where the model takes {_shape(example)}"
+            if tensor.dim() and not len(tensor):
+                raise InputError(f"batch {number} of the calibration data has no samples", "Leave it out.")
             if tensor.dim() != example.dim() or tensor.shape[1:2] != example.shape[1:2]:
                 raise InputError(
                     f"batch {number} of the calibration data is of shape {shapes}",
@@ -116,19 +133,17 @@ def _shape(tensor: Tensor) -> str:
 
 
 class _Arrays:
-    """Arrays with the samples along their first axis, in batches."""
+    """Arrays with the samples along their first axis, in batches: dicts, or tuples where they have no names."""
 
-    def __init__(self, arrays: Mapping[str, Any], keyword: bool) -> None:
-        self._arrays, self._keyword = arrays, keyword
+    def __init__(self, arrays: Mapping[str, Any]) -> None:
+        self._arrays = arrays
+        self._named = not all(_UNNAMED.fullmatch(name) for name in arrays)
 
     def __iter__(self) -> Iterator[Any]:
         count = len(next(iter(self._arrays.values())))
         for start in range(0, count, BATCH):
-            parts = {
-                name: torch.from_numpy(np.ascontiguousarray(array[start : start + BATCH]))
-                for name, array in self._arrays.items()
-            }
-            yield parts if self._keyword else tuple(parts.values())
+            parts = {name: _tensor(array[start : start + BATCH], name) for name, array in self._arrays.items()}
+            yield parts if self._named else tuple(parts.values())
 
 
 class _Files:
@@ -140,7 +155,7 @@ class _Files:
     def __iter__(self) -> Iterator[Tensor]:
         waiting: list[Tensor] = []
         for path in self._paths:
-            tensor = torch.from_numpy(_loaded(path))
+            tensor = _tensor(_loaded(path), path)
             if tensor.dim() == self._example.dim():
                 yield tensor
                 continue
@@ -161,23 +176,37 @@ def _stacked(samples: list[Tensor]) -> Tensor:
     return torch.stack(samples)
 
 
+def _tensor(array: Any, name: object) -> Tensor:
+    if not isinstance(array, np.ndarray) or array.dtype.kind not in "bifcu":
+        raise InputError(f"{name} is no array of numbers", "Give arrays of floats, integers or booleans.")
+    native = array.astype(array.dtype.newbyteorder("="), copy=False)
+    return torch.from_numpy(np.ascontiguousarray(native))
+
+
 def _loaded(path: Path) -> Any:
     try:
-        return np.load(path, allow_pickle=False)
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} cannot be read as numpy data: {error}", "Give files that numpy.save wrote.") from None
+        found = np.load(path, allow_pickle=False)
+        return found if isinstance(found, np.ndarray) else {name: found[name] for name in found.files}
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, AttributeError, KeyError, zlib.error) as error:
+        told = str(error).partition(". ")[0]
+        raise InputError(
+            f"{path} cannot be read as numpy data: {told}", "Give files that numpy.save or numpy.savez wrote."
+        ) from None
 
 
-def from_text(text: str, example: Batch) -> Calibration:
+def from_text(text: str, example: Batch, names: Sequence[str] = ()) -> Iterable[Any]:
     """Calibration data as the command line takes it.
 
     Parameters
     ----------
     text : str
-        ``file.npz`` (arrays by the names of the inputs, or in their order, samples first), a directory of ``.npy``
-        files (a sample or a batch each), or ``module:name`` of an iterable, or of a function that returns one.
+        ``file.npz`` (arrays by the names of the inputs, or in their order where they have none; samples first), a
+        directory of ``.npy`` files (a sample or a batch each), or ``module:name`` of an iterable, or of a function that
+        returns one; the module may lie in the current directory.
     example : tuple
         Positional and keyword example inputs.
+    names : sequence of str
+        Of the positional inputs.
 
     Raises
     ------
@@ -191,15 +220,26 @@ def from_text(text: str, example: Batch) -> Calibration:
             raise InputError(f"{text} holds no .npy files", "Give a directory of files that numpy.save wrote.")
         if len(list(tensors(example))) != 1:
             raise InputError("a directory of .npy files can serve only one input", "Give an .npz file instead.")
-        return Calibration(_Files(files, next(tensors(example))), example)
-    if path.suffix == ".npz" or path.is_file():
+        return _Files(files, next(tensors(example)))
+    if path.suffix in (".npz", ".npy") or path.is_file():
         loaded = _loaded(path)
-        arrays = dict(loaded) if path.suffix == ".npz" else {"input": loaded}
-        if not arrays or len({len(array) for array in arrays.values() if array.ndim}) != 1:
+        arrays = loaded if isinstance(loaded, dict) else {"arr_0": loaded}
+        wanted = [*names[: len(example[0])], *example[1]]
+        arrays = {name: arrays[name] for name in wanted} if wanted and set(wanted) <= set(arrays) else arrays
+        if not arrays or len({len(array) if array.ndim else -1 for array in arrays.values()}) != 1:
             raise InputError(f"the arrays of {text} have different numbers of samples, or none", "Put samples first.")
-        keyword = bool(example[1]) and set(example[1]) <= set(arrays)
-        return Calibration(_Arrays(arrays, keyword), example)
-    return Calibration(_imported(text), example)
+        return _Arrays(arrays)
+    return _imported(text)
+
+
+def input_names(model: nn.Module) -> list[str]:
+    """Names of the positional parameters of a model's forward."""
+    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    try:
+        parameters = inspect.signature(model.forward).parameters.values()
+    except (TypeError, ValueError):
+        return []
+    return [parameter.name for parameter in parameters if parameter.kind in kinds]
 
 
 def _imported(text: str) -> Iterable[Any]:
@@ -208,11 +248,17 @@ def _imported(text: str) -> Iterable[Any]:
         raise InputError(
             f"there is no calibration data at {text}", "Give an .npz file, a directory of .npy files, or MODULE:LOADER."
         )
+    sys.path.insert(0, str(Path.cwd()))
     try:
         found: Any = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError) as error:
+        made: Iterable[Any] = found() if callable(found) and not isinstance(found, Iterable) else found
+    except SkipgraphError:
+        raise
+    except Exception as error:
         raise InputError(
-            f"{text} cannot be imported: {error}", "Give MODULE:LOADER as Python would import it."
+            f"{text} cannot be imported: {type(error).__name__}: {error}",
+            "Give MODULE:LOADER as Python would import it.",
         ) from None
-    made: Iterable[Any] = found() if isinstance(found, Callable) and not isinstance(found, Iterable) else found  # type: ignore[arg-type]
+    finally:
+        sys.path.remove(str(Path.cwd()))
     return made

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from skipgraph.compress.asked import Asked
 from skipgraph.compress.candidates import Bench, at_rank, candidate, candidates_of, weighed, within
-from skipgraph.compress.choose import Candidate, chosen, least
+from skipgraph.compress.choose import Candidate, least
 from skipgraph.compress.data import Batch
 from skipgraph.compress.sites import Layer
 from skipgraph.compress.trials import Trials
@@ -17,9 +17,8 @@ Picked = tuple[list[Candidate], dict[str, str], float]
 
 
 def picked(
-    bench: Bench, layers: Sequence[Layer], asked: Asked, data: Iterable[Batch], totals: Mapping[str, float], tell: Tell,
-    trials: Trials | None = None,
-) -> Picked:  # fmt: skip
+    bench: Bench, layers: Sequence[Layer], asked: Asked, data: Iterable[Batch], tell: Tell, trials: Trials | None = None
+) -> Picked:
     """The candidate of each layer that is to be factored; why others are not; the gap of the choice.
 
     Raises
@@ -29,8 +28,8 @@ def picked(
     UsageError
         If no layer can be factored as asked.
     """
-    if asked.budget is not None:
-        return _by_budget(bench, layers, asked.budget, data, totals, tell, trials)
+    if asked.budget is not None and trials is not None:
+        return _by_budget(bench, layers, asked.budget, data, tell, trials)
     left: dict[str, str] = {}
     found = [one for layer in layers if (one := _alone(bench, layer, asked, left)) is not None]
     exact = isinstance(asked.rank, float) and asked.rank == 1
@@ -70,29 +69,26 @@ def all_candidates(
 
 
 def _by_budget(
-    bench: Bench, layers: Sequence[Layer], budget: Mapping[str, float], data: Iterable[Batch],
-    totals: Mapping[str, float], tell: Tell, trials: Trials | None,
-) -> Picked:  # fmt: skip
-    limits = {name: share * totals[name] for name, share in budget.items() if name in totals}
-
+    bench: Bench,
+    layers: Sequence[Layer],
+    budget: Mapping[str, float],
+    data: Iterable[Batch],
+    tell: Tell,
+    trials: Trials,
+) -> Picked:
     def check(everything: Sequence[Candidate]) -> None:
-        for name, limit in limits.items():
-            best = least(everything, name)
-            if best > limit:
+        for name in ("flops", "parameters"):
+            best = least(everything, name) / max(trials.total(name), 1.0)
+            if best > budget.get(name, best):
                 alone = all(layer.merge is not None for layer in layers)
                 raise BudgetError(
-                    f"the budget {name}={budget[name]:+.0%} cannot be met: the best that can be is "
-                    f"{best / totals[name]:+.1%}",
+                    f"the budget {name}={budget[name]:+.0%} cannot be met: the best that can be is {best:+.1%}",
                     f"Allow more{', or give --also linear' if alone else ''}.",
                 )
 
-    found = all_candidates(bench, layers, data, tell, check=check, all_forms=trials is not None)
-    if trials is not None:
-        found = trials.priced(found, tell)
-    everything = [one for candidates in found.values() for one in candidates]
-    choice = trials.choice(everything, limits, tell) if trials is not None else chosen(everything, limits)
-    if choice is None:
-        raise BudgetError("the budgets cannot be met together, though each can be alone", "Allow more of one of them.")
+    found = all_candidates(bench, layers, data, tell, check=check, all_forms=trials.builds)
+    everything = [one for candidates in trials.priced(found, tell).values() for one in candidates]
+    choice = trials.choice(everything, tell)
     taken = {one.path for one in choice.chosen}
     left = {path: "it is left as it is by the choice of least error" for path in found if path not in taken}
     return list(choice.chosen), left, choice.gap

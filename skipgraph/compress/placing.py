@@ -6,7 +6,7 @@ All of it is exact. ``folded`` changes tensors, which no map of states can say; 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,8 +14,11 @@ import torch
 from torch import fx, nn
 
 from skipgraph.capture import Captured
-from skipgraph.compress.layers import TRANSPOSED, is_linear_layer, sizes
-from skipgraph.compress.sites import Obstacles, commutes
+from skipgraph.compress.layers import TRANSPOSED, sizes
+from skipgraph.compress.sites import commutes
+from skipgraph.graph import SkipGraph
+from skipgraph.passes.order import overwritten
+from skipgraph.passes.workbench import Inputs, drawn
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +40,7 @@ class Fold:
     width: int
 
 
-def moved(model: Captured, paths: Iterable[str]) -> None:
+def moved(model: Captured, paths: Iterable[str], inputs: Inputs) -> None:
     """Compute projections before what resamples their input, and as soon as nobody else reads that any more.
 
     Law 6: a projection without a bias and without a kernel is a sum over channels with constant weights, and what
@@ -51,16 +54,20 @@ def moved(model: Captured, paths: Iterable[str]) -> None:
         Edited in place; its concats are taken apart already.
     paths : iterable of str
         Of the pairs of layers.
+    inputs : tuple
+        Example inputs.
     """
     wanted = set(paths)
-    for graph in model.unlike_graphs():
+    graphs = {id(graph): (training, graph) for training, graph in model.graphs.items()}.values()
+    operators = [drawn(model, inputs, train=training) for training, _ in graphs]
+    for (_, graph), known in zip(graphs, operators, strict=True):
         for node in list(projections(model, graph, wanted)):
             _commute(model, node)
-            _to_the_fork(model, graph, node)
+            _to_the_fork(graph, node, known)
     model.recompile()
 
 
-def folded(model: Captured, paths: Iterable[str]) -> tuple[Fold, ...]:
+def folded(model: Captured, paths: Iterable[str], sources: Collection[str]) -> tuple[Fold, ...]:
     """Fold projections into the linear layers that make their input, where nothing else reads it and it is cheaper.
 
     ``P·(W·x + b) = (P·W)·x + P·b``. The layer then makes the projection's channels itself. Returns what was folded.
@@ -71,10 +78,12 @@ def folded(model: Captured, paths: Iterable[str]) -> tuple[Fold, ...]:
         Edited in place; its concats are taken apart already.
     paths : iterable of str
         Of the pairs of layers.
+    sources : collection of str
+        Paths of the layers that may be changed.
     """
     wanted, done = set(paths), []
     nodes = [
-        [node for node in projections(model, graph, wanted) if _foldable(model, node)]
+        [node for node in projections(model, graph, wanted) if _foldable(model, node, sources)]
         for graph in model.unlike_graphs()
     ]
     everywhere = set.intersection(*({(str(node.target), _source(node)) for node in found} for found in nodes))
@@ -108,6 +117,8 @@ def _commute(model: Captured, node: fx.Node) -> None:
         read = node.args[0]
         if not isinstance(read, fx.Node) or set(read.users) != {node} or not commutes(model, read):
             return
+        if isinstance(model.get_submodule(str(node.target)), nn.Linear):  # its channels stand elsewhere
+            return
         source = read.args[0]
         if not isinstance(source, fx.Node) or _size(source) >= _size(read):
             return
@@ -125,7 +136,7 @@ def _size(node: fx.Node) -> int:
     return math.prod(node.meta["shape"])
 
 
-def _to_the_fork(model: Captured, graph: fx.Graph, node: fx.Node) -> None:
+def _to_the_fork(graph: fx.Graph, node: fx.Node, operators: SkipGraph) -> None:
     read = node.args[0]
     if not isinstance(read, fx.Node) or _size(node) >= _size(read):
         return
@@ -134,6 +145,9 @@ def _to_the_fork(model: Captured, graph: fx.Graph, node: fx.Node) -> None:
     if any(place[user] > place[node] for user in others):
         return
     last = max([read, *others], key=place.__getitem__)
+    between = {one.name for one, number in place.items() if place[last] < number < place[node]}
+    if overwritten(operators, [read], between):
+        return
     if last.op == "placeholder":  # those stand together
         last = next(one for one in reversed(graph.find_nodes(op="placeholder")))
     last.append(node)
@@ -144,13 +158,11 @@ def _source(node: fx.Node) -> str:
     return str(read.target) if isinstance(read, fx.Node) and read.op == "call_module" else ""
 
 
-def _foldable(model: Captured, node: fx.Node) -> bool:
+def _foldable(model: Captured, node: fx.Node, sources: Collection[str]) -> bool:
     read = node.args[0]
-    if not isinstance(read, fx.Node) or set(read.users) != {node} or read.op != "call_module":
+    if not isinstance(read, fx.Node) or set(read.users) != {node} or str(read.target) not in sources:
         return False
     source: Any = model.get_submodule(str(read.target))
-    if not is_linear_layer(source) or Obstacles(model, node.graph).of(read) is not None:
-        return False
     layer: Any = model.get_submodule(str(node.target))
     positions = _size(node) // layer.weight.shape[0]
     made = source.weight.numel() * _applied(source, read)

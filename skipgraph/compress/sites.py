@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -61,6 +61,8 @@ class Layer:
     transposed : bool
     read, made : int
         Positions that it reads and makes in all its calls.
+    bias, pair_bias : bool
+        Whether it has one; whether its pair gets one, which makes good the mean that is lost.
     operands : tuple of Operand
         Of the concat, where nothing stands in between; empty otherwise.
     """
@@ -72,6 +74,7 @@ class Layer:
     read: int
     made: int
     bias: bool
+    pair_bias: bool
     operands: tuple[Operand, ...] = field(default=())
 
     @property
@@ -107,7 +110,7 @@ class Layer:
                     flops += operand.flops * rank // operand.width - operand.flops
                     flops -= operand.positions * operand.width * rank
                     weights += operand.parameters * rank // operand.width - operand.parameters - operand.width * rank
-        return flops - self.flops, weights + out - self.parameters
+        return flops - self.flops, weights + (out if self.pair_bias else 0) - self.parameters
 
     def folds(self, operand: Operand, rank: int) -> bool:
         """Whether the projection of an operand is better folded into the layer that makes it."""
@@ -129,55 +132,132 @@ class Layer:
         return low
 
 
-def at_concats(
-    captured: Captured, graph: fx.Graph, found: Iterable[tuple[str, str]], flops: Mapping[str, int]
-) -> list[Layer]:
-    """Layers that read concats.
+class Sites:
+    """The layers of a captured model that can be factored.
 
     Parameters
     ----------
     captured : Captured
-    graph : torch.fx.Graph
-        Its graph of evaluation.
-    found : iterable
-        (id of the concat's merge, name of the layer's call), as a pass finds them.
     flops : dict
-        Name of a call -> its multiply-adds.
+        Name of a call of its graph of evaluation -> multiply-adds.
+    biased : bool
+        Pairs get a bias whether or not their layer has one: there is data to tell the mean that is lost.
     """
-    nodes = {node.name: node for node in graph.nodes}
-    obstacles = Obstacles(captured, graph)
-    layers: dict[str, Layer] = {}
-    for merge, call in found:
-        node = nodes.get(call)
-        if node is None or obstacles.of(node) is not None or str(node.target) in layers:
-            continue
-        layers[str(node.target)] = _layer(captured, node, merge, flops)
-    return list(layers.values())
+
+    def __init__(self, captured: Captured, flops: Mapping[str, int], *, biased: bool) -> None:
+        self._captured = captured
+        self._graph = captured.graphs[False]
+        self._flops = flops
+        self._biased = biased
+        self._obstacles = Obstacles(captured)
+
+    def layers(self, found: Iterable[tuple[str, str]], others: Callable[[str], bool]) -> list[Layer]:
+        """Those that read concats, and others, in order of execution.
+
+        Layers into which a projection may be folded are left out of the others.
+
+        Parameters
+        ----------
+        found : iterable
+            (id of the concat's merge, name of the layer's call), as a pass finds them.
+        others : callable
+            Path of a layer that reads no such concat -> whether it is wanted.
+        """
+        merges = {call: merge for merge, call in found}
+        calls = [node for node in self._graph.nodes if self._obstacles.of(node) is None]
+        at_concats = {str(node.target) for node in calls if node.name in merges}
+        known = {
+            str(node.target): self._layer(node, merges[node.name], at_concats) for node in calls if node.name in merges
+        }
+        taken = sources_of(known.values())
+        return [
+            known.get(str(node.target)) or self._layer(node, None, at_concats)
+            for node in calls
+            if str(node.target) in known or (str(node.target) not in taken and others(str(node.target)))
+        ]
+
+    def _layer(self, node: fx.Node, merge: str | None, kept: Collection[str]) -> Layer:
+        module: Any = self._captured.get_submodule(str(node.target))
+        out, channels, _ = sizes(module)
+        read = node.all_input_nodes[0]
+        return Layer(
+            str(node.target), merge, sizes(module), type(module) in TRANSPOSED,
+            math.prod(read.meta["shape"]) // channels, math.prod(node.meta["shape"]) // out,
+            module.bias is not None, self._biased or module.bias is not None,
+            self._operands(node, kept) if merge is not None else (),
+        )  # fmt: skip
+
+    def _operands(self, node: fx.Node, kept: Collection[str]) -> tuple[Operand, ...]:
+        """The operands of the concat that a layer reads, resampled or not; nothing if anything else is in between."""
+        spatial = _spatial(self._captured.get_submodule(str(node.target)))
+        reader, concat = node, node.all_input_nodes[0]
+        resampling: list[fx.Node] = []
+        while concat.target not in _CONCATS:
+            if not self._passes(concat, reader, spatial):
+                return ()
+            resampling.append(concat)
+            reader, concat = concat, concat.all_input_nodes[0]
+        alone = set(concat.users) == {reader}
+        width = sum(_width(one, spatial) for one, _ in _flattened(concat))
+        passed = sum(self._flops.get(one.name, 0) for one in resampling)
+        found = []
+        counts = Counter(one for one, _ in _flattened(concat))
+        for one, joined in _flattened(concat):
+            free = alone and counts[one] == 1
+            its = _width(one, spatial)
+            found.append(self._operand(one, joined, kept, spatial, free=free, passed=passed * its // width))
+        return tuple(found)
+
+    def _passes(self, node: fx.Node, reader: fx.Node, spatial: int) -> bool:
+        """Whether a projection goes in front of a call, because that is cheaper."""
+        return (
+            spatial > 0
+            and set(node.users) == {reader}
+            and commutes(self._captured, node)
+            and math.prod(node.all_input_nodes[0].meta["shape"]) < math.prod(node.meta["shape"])
+        )
+
+    def _operand(
+        self, node: fx.Node, reader: fx.Node, kept: Collection[str], spatial: int, *, free: bool, passed: int
+    ) -> Operand:
+        width = _width(node, spatial)
+        source = node
+        while free and self._passes(source, reader, spatial):
+            passed += self._flops.get(source.name, 0)
+            reader, source = source, source.all_input_nodes[0]
+        positions = math.prod(source.meta["shape"]) // width
+        if free and set(source.users) == {reader} and self._obstacles.of(source) is None:
+            path = str(source.target)
+            if path not in kept and _spatial(self._captured.get_submodule(path)) == spatial:
+                made = self._layer(source, None, kept)
+                return Operand(width, positions, passed, path, made.flops, made.parameters)
+        return Operand(width, positions, passed)
 
 
-def others(captured: Captured, graph: fx.Graph, known: Sequence[Layer]) -> list[Layer]:
-    """All other linear layers; those into which a projection may be folded are left out."""
-    taken = {layer.path for layer in known}
-    taken |= {operand.folds_into for layer in known for operand in layer.operands if operand.folds_into}
-    obstacles = Obstacles(captured, graph)
-    layers: dict[str, Layer] = {}
-    for node in graph.nodes:
-        path = str(node.target)
-        if node.op == "call_module" and path not in taken and obstacles.of(node) is None and path not in layers:
-            layers[path] = _layer(captured, node, None, {})
-    return list(layers.values())
+def sources_of(layers: Iterable[Layer]) -> frozenset[str]:
+    """Paths of the layers that projections may be folded into."""
+    return frozenset(operand.folds_into for layer in layers for operand in layer.operands if operand.folds_into)
 
 
 class Obstacles:
     """Why layers cannot be replaced by two."""
 
-    def __init__(self, captured: Captured, graph: fx.Graph) -> None:
+    def __init__(self, captured: Captured) -> None:
         self._captured = captured
         self._surgery = Surgery(captured)
+        graph = captured.graphs[False]
         self._calls = Counter(str(node.target) for node in graph.nodes if node.op == "call_module")
+        self._read = {str(node.target) for one in captured.unlike_graphs() for node in one.find_nodes(op="get_attr")}
+        self._names = Counter(id(module) for _, module in captured.named_modules(remove_duplicate=False))
+        self._found: dict[fx.Node, str | None] = {}
 
     def of(self, node: fx.Node) -> str | None:
         """The reason, in one sentence; None if it can be."""
+        if node not in self._found:
+            self._found[node] = self._of(node)
+        return self._found[node]
+
+    def _of(self, node: fx.Node) -> str | None:
         if node.op != "call_module":
             return f"{node.name} is no layer of torch.nn"
         path = str(node.target)
@@ -188,51 +268,34 @@ class Obstacles:
             return f"the weight of {path} is computed anew in each forward (a parametrization)"
         if self._calls[path] > 1:
             return f"{path} is called {self._calls[path]} times"
+        if self._names[id(module)] > 1:
+            return f"{path} has another name too"
+        if len(node.args) != 1 or node.kwargs:
+            return f"{path} is called with more than its input"
+        if any(name.startswith(f"{path}.") for name in self._read):
+            return f"the weight of {path} is read elsewhere too"
+        if not module.weight.is_meta and not bool(module.weight.any()):  # type: ignore[operator]
+            return f"the weight of {path} is zero"
         return self._surgery.obstacle(path)
 
 
-def _layer(captured: Captured, node: fx.Node, merge: str | None, flops: Mapping[str, int]) -> Layer:
-    module = captured.get_submodule(str(node.target))
-    read = node.args[0]
-    assert isinstance(read, fx.Node)
-    out, channels, _ = sizes(module)
-    operands: tuple[Operand, ...] = ()
-    if merge is not None and read.target in _CONCATS:
-        alone = set(read.users) == {node}
-        operands = tuple(_operand(captured, one, read, flops, alone=alone) for one in _flattened(read))
-    return Layer(
-        str(node.target), merge, sizes(module), type(module) in TRANSPOSED,
-        math.prod(read.meta["shape"]) // channels, math.prod(node.meta["shape"]) // out,
-        getattr(module, "bias", None) is not None, operands,
-    )  # fmt: skip
-
-
-def _flattened(concat: fx.Node) -> list[fx.Node]:
+def _flattened(concat: fx.Node) -> list[tuple[fx.Node, fx.Node]]:
+    """The operands of a concat and of those that it alone reads, each with the concat that it is joined by."""
     joined: Any = concat.args[0] if concat.args else concat.kwargs["tensors"]
     return [
         inner
         for one in joined
-        for inner in (_flattened(one) if one.target in _CONCATS and len(one.users) == 1 else [one])
+        for inner in (_flattened(one) if one.target in _CONCATS and len(one.users) == 1 else [(one, concat)])
     ]
 
 
-def _operand(captured: Captured, node: fx.Node, reader: fx.Node, flops: Mapping[str, int], *, alone: bool) -> Operand:
-    axis = 1 if len(node.meta["shape"]) > 2 else len(node.meta["shape"]) - 1
-    width = node.meta["shape"][axis]
-    positions = math.prod(node.meta["shape"]) // width
-    source, passed = node, 0
-    while alone and set(source.users) == {reader} and commutes(captured, source):
-        smaller = math.prod(source.all_input_nodes[0].meta["shape"]) // width
-        if smaller >= positions:
-            break
-        passed += flops.get(source.name, 0)
-        reader, source, positions = source, source.all_input_nodes[0], smaller
-    if alone and set(source.users) == {reader} and source is node and source.op == "call_module":
-        module = captured.get_submodule(str(source.target))
-        if is_linear_layer(module) and Obstacles(captured, source.graph).of(source) is None:
-            made = _layer(captured, source, None, {})
-            return Operand(width, positions, 0, made.path, made.flops, made.parameters)
-    return Operand(width, positions, passed)
+def _spatial(layer: Any) -> int:
+    """How many axes stand behind that of the channels that a layer mixes."""
+    return len(layer.kernel_size) if hasattr(layer, "kernel_size") else 0
+
+
+def _width(node: fx.Node, spatial: int) -> int:
+    return int(node.meta["shape"][-1 - spatial])
 
 
 _RESAMPLING = (nn.Upsample, nn.UpsamplingNearest2d, nn.UpsamplingBilinear2d, nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d)

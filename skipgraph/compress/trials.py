@@ -1,8 +1,9 @@
-"""Prices that no layer has by itself: what is held at each moment, and how long things take here.
+"""The limits of a budget, held against models that are really built.
 
-Both are read off models that are really built: for each layer one with that layer factored alone, at a few ranks. What
-changes is taken to add up over layers, so that it goes into the same program as multiply-adds do. What was chosen is
-then built and measured as a whole; where the sum was wrong the limits are corrected, and the choice is made anew.
+Multiply-adds and parameters are prices of layers. What is held at each moment, and how long things take here, are not:
+they are read off models in which each layer is factored alone, at a few ranks, and are taken to add up over layers, so
+that they go into the same program. What was chosen is then built and measured as a whole; where a sum over layers was
+wrong the limits are corrected, and the choice is made anew.
 """
 
 from __future__ import annotations
@@ -21,11 +22,11 @@ from skipgraph.graph import SkipGraph
 from skipgraph.passes.live_ranges import LiveRanges
 from skipgraph.passes.measure import site_seconds
 
-MEASURES = ("peak", "latency")
+_SUMMED = ("flops", "parameters")
 _RANKS = {"peak": 2, "latency": 4}  # that a layer is built at; bytes are linear in the rank
 _ROUNDS = 8  # of correcting the limits
 _HALVINGS = 6  # of a budget that cannot be met, to find what can
-_NOISE = 0.01  # of the time that nobody can tell apart
+_TOLERANCE = {"latency": 0.01}  # that nobody can tell apart
 _HELD = "held by "
 
 
@@ -42,7 +43,7 @@ Tell = Callable[[str], None]
 
 
 class Trials:
-    """The limits of a budget on peak memory or latency, as rows of the program.
+    """The limits of a budget as rows of the program, each kept to by what is built.
 
     Parameters
     ----------
@@ -51,27 +52,32 @@ class Trials:
     build : callable
         Candidates -> the model in which their layers are factored and its concats are taken apart.
     budget : dict
-        ``"peak"`` and ``"latency"`` -> by how much they may change, relatively.
+        ``"flops"``, ``"parameters"``, ``"peak"``, ``"latency"`` -> by how much they may change, relatively.
 
     Attributes
     ----------
+    builds : bool
+        Whether prices take models that are built.
     reached : dict
-        The same for what was chosen, as measured.
+        The same as ``budget`` for what was chosen, as measured.
     """
 
     def __init__(self, original: Trial, build: Build, budget: Mapping[str, float]) -> None:
         self._original = original
         self._build = build
-        self._budget = {name: share for name, share in budget.items() if name in MEASURES}
-        self._exact = build(())
-        self._held = _held(self._exact.graph)
-        self._seconds = self._timed(self._exact) if "latency" in self._budget else (0.0, 0.0)
+        self._budget = dict(budget)
+        self.builds = bool({"peak", "latency"} & set(budget))
+        self._exact = build(()) if self.builds else original
+        self._held = _held(self._exact.graph) if "peak" in budget else {}
+        self._seconds = self._timed(self._exact) if "latency" in budget else (0.0, 0.0)
         self.reached: dict[str, float] = {}
 
     # -- prices --------------------------------------------------------------------------------------------------------
 
     def priced(self, found: Mapping[str, Sequence[Candidate]], tell: Tell) -> dict[str, list[Candidate]]:
         """The candidates, each with how much more the model then holds at each call, and how much longer it takes."""
+        if not self.builds:
+            return {path: list(candidates) for path, candidates in found.items()}
         result: dict[str, list[Candidate]] = {}
         for number, (path, candidates) in enumerate(found.items()):
             tell(f"building {path} ({number + 1} of {len(found)})")
@@ -82,7 +88,7 @@ class Trials:
 
     def _interpolated(self, candidates: Sequence[Candidate]) -> list[Candidate]:
         """Prices of candidates of one layer and form, by rank, between those that are built."""
-        count = max(_RANKS[name] for name in self._budget)
+        count = max(_RANKS.get(name, 0) for name in self._budget)
         places = sorted({round(place) for place in np.linspace(0, len(candidates) - 1, count)})
         ranks = [candidates[place].rank for place in places]
         built = [self._more(self._build((candidates[place],))) for place in places]
@@ -109,7 +115,11 @@ class Trials:
 
     # -- limits --------------------------------------------------------------------------------------------------------
 
-    def choice(self, candidates: Sequence[Candidate], limits: Mapping[str, float], tell: Tell) -> Choice:
+    def total(self, measure: str) -> float:
+        """What a share of multiply-adds or parameters is one of."""
+        return float(getattr(self._original.graph.cost, measure))
+
+    def choice(self, candidates: Sequence[Candidate], tell: Tell) -> Choice:
         """The choice of least error that is within the budget when it is built and measured.
 
         Raises
@@ -120,7 +130,7 @@ class Trials:
         wrong: Counter[str] = Counter()
         best: dict[str, float] | None = None
         for attempt in range(_ROUNDS):
-            choice = chosen(candidates, {**limits, **self._limits(1.0, wrong)})
+            choice = chosen(candidates, self._limits(1.0, wrong))
             if choice is None:
                 break
             tell(f"building the choice ({attempt + 1}, at most {_ROUNDS})")
@@ -132,14 +142,14 @@ class Trials:
             best = shares if best is None or self._over(shares) < self._over(best) else best
             for name, value in more.items():
                 wrong[name] = max(wrong[name], value - sum(one.more[name] for one in choice.chosen))  # type: ignore[assignment]
-        best = best or self._nearest(candidates, limits)
+        best = best or self._nearest(candidates)
         asked = ",".join(f"{name}={share:+.0%}" for name, share in self._budget.items())
         found = ",".join(f"{name}={share:+.1%}" for name, share in best.items())
         raise BudgetError(f"the budget {asked} cannot be met: the best that was found is {found}", "Allow more.")
 
     def _limits(self, part: float, wrong: Mapping[str, float]) -> dict[str, float]:
         """By how much each row may grow where a part of the budget is asked for."""
-        limits: dict[str, float] = {}
+        limits = {name: part * self._budget[name] * self.total(name) for name in _SUMMED if name in self._budget}
         if "peak" in self._budget:
             most = (1 + part * self._budget["peak"]) * self._original.graph.cost.peak_bytes
             limits |= {_HELD + call: most - held for call, held in self._held.items()}
@@ -149,8 +159,9 @@ class Trials:
 
     def _measured(self, trial: Trial) -> tuple[dict[str, float], dict[str, float]]:
         """By how much the measures have changed, relatively; and each row, as `_more` has it."""
-        shares: dict[str, float] = {}
-        more: dict[str, float] = {}
+        summed = [name for name in _SUMMED if name in self._budget]
+        more = {name: getattr(trial.graph.cost, name) - self.total(name) for name in summed}
+        shares = {name: more[name] / max(self.total(name), 1.0) for name in summed}
         if "peak" in self._budget:
             shares["peak"] = trial.graph.cost.peak_bytes / self._original.graph.cost.peak_bytes - 1
             held = _held(trial.graph, self._held)
@@ -163,16 +174,14 @@ class Trials:
 
     def _over(self, shares: Mapping[str, float]) -> float:
         """By how much the worst measure is above its budget."""
-        return max(
-            shares[name] - limit - (_NOISE if name == "latency" else 0.0) for name, limit in self._budget.items()
-        )
+        return max(shares[name] - limit - _TOLERANCE.get(name, 1e-12) for name, limit in self._budget.items())
 
-    def _nearest(self, candidates: Sequence[Candidate], limits: Mapping[str, float]) -> dict[str, float]:
+    def _nearest(self, candidates: Sequence[Candidate]) -> dict[str, float]:
         """What can be had of a budget that cannot be met."""
         low, high, nearest = 0.0, 1.0, Choice((), 0.0, 0.0)
         for _ in range(_HALVINGS):
             middle = (low + high) / 2
-            choice = chosen(candidates, {**limits, **self._limits(middle, {})})
+            choice = chosen(candidates, self._limits(middle, {}))
             low, high = (low, middle) if choice is None else (middle, high)
             nearest = choice or nearest
         return self._measured(self._build(nearest.chosen))[0]

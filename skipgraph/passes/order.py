@@ -81,6 +81,22 @@ def accumulate_in_place(edits: FxEdits) -> None:
             add.target = operator.iadd
 
 
+def _first(early: fx.Node, terms: list[fx.Node]) -> list[fx.Node]:
+    rest = list(terms)
+    rest.remove(early)
+    return [early, *rest]
+
+
+def overwritten(graph: SkipGraph, read: Iterable[fx.Node], between: set[str]) -> bool:
+    """Whether any of the calls ``between``, by their names, writes over what some nodes have made."""
+    names = {node.name for node in read}
+    blocks = {attributes.get("block") for _, attributes in graph.nodes(data=True) if attributes["site"] in names}
+    return any(
+        attributes["site"] in between and attributes.get("block") in blocks and not attributes.get("is_view")
+        for _, attributes in graph.nodes(data=True)
+    )
+
+
 class Scheduler:
     """Moves the products of sums to where they keep the fewest bytes.
 
@@ -124,7 +140,7 @@ class Scheduler:
                 moved[at:at] = [node for node in order if node in chain]
                 held = self._held(moved, place[anchor], place[found.adds[-1]])
                 if held < best[2]:
-                    best = moved, [early, *(term for term in found.terms if term is not early)], held
+                    best = moved, _first(early, found.terms), held
         if best is not None and best[1] is not found.terms:
             found.rewire(best[1])
             arrange(self._edits.graph, best[0], set())
@@ -155,20 +171,12 @@ class Scheduler:
 
     def _may_move(self, chain: set[fx.Node], to: int, place: dict[fx.Node, int]) -> bool:
         """Whether all that a chain reads is there by then, and is not written over in between."""
-        nodes = self._graph.nodes
         read = {node for one in chain for node in one.all_input_nodes if node not in chain}
         if any(place[node] >= to for node in read):
             return False
-        blocks = {nodes[name].get("block") for node in read for name in self._names(node)}
         end = min(place[node] for node in chain)
         between = {node.name for node, number in place.items() if to <= number < end}
-        return not any(
-            attributes["site"] in between and attributes.get("block") in blocks and not attributes.get("is_view")
-            for _, attributes in nodes(data=True)
-        )
-
-    def _names(self, node: fx.Node) -> list[str]:
-        return [name for name, attributes in self._graph.nodes(data=True) if attributes["site"] == node.name]
+        return not overwritten(self._graph, read, between)
 
     def _held(self, order: list[fx.Node], start: int, end: int) -> tuple[int, int]:
         """The peak, and the most bytes held between two places, if the calls ran in this order."""

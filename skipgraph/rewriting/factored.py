@@ -13,14 +13,14 @@ from skipgraph.compress.choose import Candidate
 from skipgraph.compress.factor import Form
 from skipgraph.compress.install import with_pairs
 from skipgraph.compress.placing import folded, moved
-from skipgraph.compress.sites import Layer, at_concats, others
-from skipgraph.compress.trials import MEASURES, Trial, Trials
+from skipgraph.compress.sites import Layer, Sites, sources_of
+from skipgraph.compress.trials import Trial, Trials
 from skipgraph.errors import UsageError
 from skipgraph.graph import SkipGraph
-from skipgraph.passes import ConcatToSum
+from skipgraph.passes import ConcatToSum, Match, Refusal
 from skipgraph.passes.concat_site import Site as ConcatSite
 from skipgraph.passes.workbench import Inputs, drawn
-from skipgraph.plan import fingerprint, selected
+from skipgraph.plan import fingerprint, matches, selected
 from skipgraph.rewriting.exact import made_exactly, options_of
 from skipgraph.rewriting.result import Progress, Rewritten, Wanted
 
@@ -46,30 +46,25 @@ def made_factored(
 ) -> Rewritten:
     """Layers are factored first; then the concats that they read are taken apart, exactly."""
     before = drawn(original, inputs)
-    layers = layers_of(original, before, wanted, rewrite)
+    layers = layers_of(original, inputs, before, wanted, rewrite, lossy)
+    sources = sources_of(layers)
     merges = {layer.path: layer.merge for layer in layers if layer.merge is not None}
     asked = asked_of(rewrite, lossy)
 
     def exactly(model: Captured, paths: Sequence[str]) -> Rewritten:
         always = [merges[path] for path in paths if path in merges]
         made = made_exactly(model, inputs, ConcatToSum(), wanted, as_it_runs=as_it_runs, always=always)
-        moved(made.model, paths)
+        moved(made.model, paths, inputs)
         return made
 
     def build(candidates: Sequence[Candidate]) -> Trial:
         paths = [one.path for one in candidates]
         made = exactly(with_pairs(original, candidates), paths).model
-        folded(made, paths)
+        folded(made, paths, sources)
         return Trial(made, drawn(made, inputs))
 
-    trials = None
-    if set(asked.budget or ()) & set(MEASURES):
-        lossy.tell("building the exact rewrite")
-        trials = Trials(Trial(original, before), build, asked.budget or {})
-    compressed = compress(
-        original, layers, asked, inputs, lossy.data, totals=totals(before), trials=trials, seed=lossy.seed,
-        tell=lossy.tell,
-    )  # fmt: skip
+    trials = Trials(Trial(original, before), build, asked.budget) if asked.budget is not None else None
+    compressed = compress(original, layers, asked, inputs, lossy.data, trials=trials, seed=lossy.seed, tell=lossy.tell)
     exact = exactly(compressed.model, [one.path for one in compressed.layers])
     plan = replace(
         exact.plan,
@@ -81,22 +76,36 @@ def made_factored(
     return replace(exact, original=original, plan=plan, before=before, after=after, compressed=compressed)
 
 
-def layers_of(original: Captured, before: SkipGraph, wanted: Wanted, rewrite: ConcatToSum) -> list[Layer]:
-    """The layers that may be factored, in order of execution."""
-    chosen, _ = selected(rewrite.find(before), before, wanted.only, wanted.skip, skips_only=True)
-    graph = original.graphs[False]
-    found = [
-        (site.merge.id, before.nodes[layer]["site"])
-        for site in chosen if isinstance(site, ConcatSite) for layer in site.layers
-    ]  # fmt: skip
+def layers_of(
+    original: Captured, inputs: Inputs, before: SkipGraph, wanted: Wanted, rewrite: ConcatToSum, lossy: Lossy
+) -> list[Layer]:
+    """The layers that may be factored, in order of execution: they read concats that can go, or are others."""
+    sites = {one.merge.id: one for one in rewrite.find(before)}
+    if wanted.exactly is not None:
+        chosen: list[Match | Refusal] = [site for name, site in sites.items() if name in wanted.exactly]
+    else:
+        chosen, _ = selected([*sites.values()], before, wanted.only, wanted.skip, skips_only=True)
+    ids = [one.merge.id for one in chosen]
+    exact = made_exactly(
+        original, inputs, ConcatToSum(), replace(wanted, execution="separate"), as_it_runs=before, always=ids
+    )
+    gone = {outcome.id for outcome in exact.plan.outcomes if outcome.status == "rewritten"} & set(ids)
+    readers = {name: [before.nodes[layer]["site"] for layer in site.layers]
+               for name, site in sites.items() if isinstance(site, ConcatSite)}  # fmt: skip
+    left = {call for name, calls in readers.items() if name not in ids for call in calls}
+    paths = {str(node.target) for node in original.graphs[False].nodes if node.name in left}
+
+    def other(path: str) -> bool:
+        if lossy.exactly is not None:
+            return path in lossy.exactly
+        return "linear" in rewrite.also and path not in paths and matches(path, wanted.only, wanted.skip)
+
     flops: Counter[str] = Counter()
     for _, attributes in before.nodes(data=True):
         flops[attributes["site"]] += attributes["flops"]
-    layers = at_concats(original, graph, found, flops)
-    if "linear" in rewrite.also:
-        layers += others(original, graph, layers)
-    order = {str(node.target): number for number, node in enumerate(graph.nodes) if node.op == "call_module"}
-    return sorted(layers, key=lambda layer: order[layer.path])
+    biased = lossy.data is not None and rewrite.method != "svd"
+    found = [(name, call) for name, calls in readers.items() if name in gone for call in calls]
+    return Sites(original, flops, biased=biased).layers(found, other)
 
 
 def asked_of(rewrite: ConcatToSum, lossy: Lossy) -> Asked:

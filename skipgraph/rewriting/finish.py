@@ -15,30 +15,21 @@ from skipgraph.verify.folded import check_folded
 def finish(result: Rewritten, *, inference: bool, verified: bool, seed: int, tell: Progress) -> None:
     """Fold projections and norms into layers, which no map of states can say."""
     paths = [one.path for one in result.plan.factors]
+    sources = result.compressed.sources if result.compressed is not None else frozenset()
 
     def fold(model: Captured, inputs: Inputs) -> Captured:
         new = model.copy()
-        folded(new, paths)
-        return new
+        folded(new, paths, sources)
+        return for_inference(new, inputs) if inference else new
 
-    if paths:
-        algebra, result.model = result.model, result.model.copy()
-        result.plan = replace(result.plan, folds=folded(result.model, paths))
-        result.after = drawn(result.model, result.inputs)
-        if verified:
-            check_folded(
-                result.reference, algebra, result.inputs, result.plan.state_map, fold, modes=(False, True), seed=seed
-            )
-    if inference:
-        tell("folding for inference")
-        _infer(result, verified=verified, seed=seed)
-
-
-def _infer(result: Rewritten, *, verified: bool, seed: int) -> None:
-    """Put the form for inference in the place of the rewritten model."""
-    algebra = result.model
-    result.model = for_inference(algebra, result.inputs)
+    if not paths and not inference:
+        return
+    tell("folding")
+    algebra, new = result.model, result.model.copy()
+    folds = folded(new, paths, sources)
+    result.model = for_inference(new, result.inputs) if inference else new
     result.after = drawn(result.model, result.inputs)
-    result.plan = replace(result.plan, options={**result.plan.options, "inference": True})
-    if verified and not result.plan.factors:
-        check_folded(result.original, algebra, result.inputs, result.plan.state_map, for_inference, seed=seed)
+    result.plan = replace(result.plan, folds=folds, options={**result.plan.options, "inference": inference})
+    if verified:
+        modes = (False,) if inference else (False, True)
+        check_folded(result.reference, algebra, result.inputs, result.plan.state_map, fold, modes=modes, seed=seed)

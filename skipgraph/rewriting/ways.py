@@ -162,7 +162,7 @@ def trade_off(
     inputs, tell = as_example(example_inputs), progress or _ignore
     original = captured(model, inputs)
     before = drawn(original, inputs)
-    layers = layers_of(original, before, Wanted(only, skip), rewrite)
+    layers = layers_of(original, inputs, before, Wanted(only, skip), rewrite, Lossy(calibrate, seed, tell))
     if not layers:
         raise NothingToRewriteError("no layer can be factored", "See why by skipgraph rewrite --dry-run.")
     method: Any = rewrite.method or ("svd" if calibrate is None else "moments")

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from skipgraph_cli.models import example, load_source, show
+from skipgraph_cli.models import calibration, example, load_source, show
 from skipgraph_cli.options import (
     Calibrate,
     Device,
@@ -48,7 +48,6 @@ def apply(
       skipgraph apply out/plan.json path/model.py --weights later.safetensors --calibrate inputs.npz -o later
     """  # noqa: D301
     with our_output_only(), progress(f"Rewriting {spec}", quiet=quiet) as tell:
-        from skipgraph.compress.data import from_text
         from skipgraph.delivery import emit
         from skipgraph.emit.directory import check_directory
         from skipgraph.plan import Plan
@@ -58,7 +57,7 @@ def apply(
         known = Plan.from_json(read_text(plan))
         source = load_source(spec, inputs, weights, pretrained, device, dtype, seed)
         tell("rewriting")
-        data = from_text(calibrate, (tuple(source.args), dict(source.kwargs))) if calibrate else None
+        data = calibration(calibrate, source) if calibrate else None
         result = applied(source.model, example(source), known, calibrate=data)
         result.plan = result.plan.named(spec)
         report = emit(result, output, weights=source.weights, force=force)

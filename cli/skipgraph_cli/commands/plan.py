@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from skipgraph.errors import UsageError
-from skipgraph_cli.models import example, load_source
+from skipgraph_cli.models import calibration, example, load_source
 from skipgraph_cli.options import Calibrate, Device, Dtype, Force, Inputs, Pretrained, Quiet, Seed, Spec, Weights
 from skipgraph_cli.output import check_target, our_output_only, write_file
 from skipgraph_cli.progress import progress
@@ -60,13 +60,12 @@ def plan(
     if output is not None:
         check_target(output, force=force)
     with our_output_only(), progress(f"Planning {spec}", quiet=quiet) as tell:
-        from skipgraph.compress.data import from_text
         from skipgraph.passes import ConcatToSum
         from skipgraph.report.trade_off import as_data, plot, terminal
         from skipgraph.rewriting import trade_off
 
         source = load_source(spec, inputs, weights, pretrained, device, dtype, seed)
-        data = from_text(calibrate, (tuple(source.args), dict(source.kwargs))) if calibrate else None
+        data = calibration(calibrate, source) if calibrate else None
         points = trade_off(
             source.model, example(source), ConcatToSum(also=tuple(also or ())), only=only or (), skip=skip or (),
             calibrate=data, seed=seed, progress=tell,

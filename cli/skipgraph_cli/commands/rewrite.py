@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from skipgraph.errors import UsageError
-from skipgraph_cli.models import example, load_source, show
+from skipgraph_cli.models import calibration, example, load_source, show
 from skipgraph_cli.options import Calibrate, Device, Dtype, Force, Inputs, Pretrained, Quiet, Seed, Spec, Weights
 from skipgraph_cli.output import our_output_only
 from skipgraph_cli.progress import progress
@@ -118,7 +118,6 @@ def rewrite(
     if lossy and not concat_to_sum:
         raise UsageError("--rank, --max-error and --budget are about concats", "Give --concat-to-sum too.")
     with our_output_only(), progress(f"Rewriting {spec}", quiet=quiet) as tell:
-        from skipgraph.compress.data import from_text
         from skipgraph.compress.limits import parse_budget, parse_rank
         from skipgraph.delivery import emit
         from skipgraph.emit.directory import check_directory
@@ -136,7 +135,7 @@ def rewrite(
             kind = ConcatToSum(parse_rank(rank) if rank else None, max_error, limits, tuple(also or ()))
         asked: dict[str, Any] = {
             "only": only or (), "skip": skip or (), "execution": execution, "inference": inference, "seed": seed,
-            "calibrate": from_text(calibrate, (tuple(source.args), dict(source.kwargs))) if calibrate else None,
+            "calibrate": calibration(calibrate, source) if calibrate else None,
             "progress": tell,
         }  # fmt: skip
         if dry_run:
