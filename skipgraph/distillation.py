@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -76,8 +77,12 @@ def distill(
     if not steps:
         raise InputError("the loader is empty", "Give batches of the model's inputs.")
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    if not parameters:
+        raise UsageError("no parameter of the model may be trained", "Let some require gradients.")
     optimiser = torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=weight_decay)
-    cosine = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, epochs * steps)
+    cosine = torch.optim.lr_scheduler.LambdaLR(
+        optimiser, lambda step: (1 + math.cos(math.pi * min(1.0, step / (epochs * steps)))) / 2
+    )
     state = _State(model, optimiser, cosine, Path(checkpoint) if checkpoint is not None else None)
     losses = state.resumed()
     sites = [(one.path, f"{one.path}.restore") for one in rewritten.plan.factors]
@@ -117,6 +122,8 @@ def _relative(ours: Tensor, theirs: Tensor) -> Tensor:
     axis = 1 if theirs.dim() in (2, 4, 5) else theirs.dim() - 1
     others = [one for one in range(theirs.dim()) if one != axis]
     spread = (theirs - theirs.mean(others, keepdim=True)).square().mean()
+    size = theirs.square().mean()
+    spread = torch.where(spread > 1e-12 * size, spread, size)  # one sample has no spread
     return (ours.float() - theirs).square().mean() / spread.clamp_min(torch.finfo(torch.float32).tiny)
 
 
@@ -165,14 +172,18 @@ class _State:
         """The losses so far; everything else is as it was then."""
         if self._path is None or not self._path.exists():
             return []
-        saved = torch.load(self._path, weights_only=True)
         try:
+            saved = torch.load(self._path, weights_only=True)
+            losses: list[float] = saved["losses"]
+            ours = self._parts["model"].state_dict()
+            if {name: one.shape for name, one in ours.items()} != {n: one.shape for n, one in saved["model"].items()}:
+                raise ValueError("names or shapes of its tensors differ")
             for name, part in self._parts.items():
                 part.load_state_dict(saved[name])
-            losses: list[float] = saved["losses"]
-        except (KeyError, RuntimeError, ValueError) as error:
+        except Exception as error:  # whatever the file is
             raise UsageError(
-                f"{self._path} is no checkpoint of this model: {error}", "Give another path, or none."
+                f"{self._path} is no checkpoint of this model: {str(error).partition('. ')[0]}",
+                "Give another path, or none.",
             ) from None
         return losses
 

@@ -61,7 +61,7 @@ class Plan:
     rewrite : str
         ``"concat_to_sum"`` or ``"sum_to_concat"``.
     options : dict
-        The fields of the pass, the execution, and whether it is for inference.
+        The fields of the pass, the execution, whether it is for inference, and the seed.
     fingerprint : str
         Of the names, shapes and dtypes of the original's tensors: a plan serves every checkpoint of one architecture.
     records : dict
@@ -119,7 +119,7 @@ class Plan:
             data = json.loads(text)
             if data["schema"] != SCHEMA:
                 raise PlanError(f"the plan is of schema {data['schema']}, not {SCHEMA}", "Make it anew by rewrite.")
-            options = {one.name for one in fields(_PASSES[data["rewrite"]])} | {"execution", "inference"}
+            options = {one.name for one in fields(_PASSES[data["rewrite"]])} | {"execution", "inference", "seed"}
             if set(data["options"]) != options:
                 raise ValueError(f"its options are not {', '.join(sorted(options))}")
             evaluation = tuple(from_json(one) for one in data["sites"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Literal
 
 from skipgraph.compress.factor import Form
@@ -56,10 +57,12 @@ class Asked:
             raise UsageError(f"{self.rank} is no rank", "Give a share above 0 and up to 1.0, or a number from 1.")
         if self.max_error is not None and not 0 <= self.max_error < 1:
             raise UsageError(f"{self.max_error} is no relative error", "Give a number from 0 to below 1, such as 0.01.")
+        if any(not -1 <= share <= 0 for share in (self.budget or {}).values()):
+            raise UsageError("a budget takes away from nothing to all", "Give shares from -1 to 0, such as -0.3.")
         unknown = [name for name in self.budget or {} if name not in BUDGETS]
         if unknown:
             raise UsageError(f"there is no budget of {unknown[0]}", f"There are {', '.join(BUDGETS)}.")
 
 
 def _is_rank(rank: float) -> bool:
-    return rank >= 1 if isinstance(rank, int) else 0 < rank <= 1
+    return rank >= 1 if isinstance(rank, Integral) else 0 < rank <= 1

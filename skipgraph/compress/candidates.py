@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -21,6 +23,7 @@ from skipgraph.compress.sites import Layer
 from skipgraph.errors import UsageError
 
 _RANKS = 16  # candidates of a layer and form
+_WORST = 1e12  # weight of a layer whose change no number can be given to
 _SAMPLES = 8  # of noise; half as many where they are large
 _SMALL = 1 << 14  # numbers of a sample that is not
 _PROBED = 8  # batches that a layer's effect on the output is measured with
@@ -66,8 +69,8 @@ class Bench:
 def at_rank(bench: Bench, layer: Layer, rank: float | int, left: dict[str, str]) -> Candidate | None:
     """The candidate of a rank that is the same for all layers; ``left`` is told why there is none."""
     full = min(layer.shape[1], layer.shape[0] * layer.shape[2])
-    wanted = rank if isinstance(rank, int) else max(1, round(rank * full))
-    if isinstance(rank, float) and rank == 1:
+    wanted = int(rank) if isinstance(rank, Integral) else max(1, round(rank * full))
+    if not isinstance(rank, Integral) and rank == 1:
         return None
     if wanted > full:
         raise UsageError(
@@ -153,6 +156,7 @@ def weighed(
         for ours, theirs in zip(outputs, wanted, strict=True):
             error.add(ours, theirs)
         weight = (error.value / probe.error) ** 2 if probe.error > 0 else 1.0
+        weight = weight if math.isfinite(weight) else _WORST
         result[path] = [
             Candidate(one.path, one.form, one.rank, one.error, weight * one.error**2, one.more) for one in candidates
         ]

@@ -186,7 +186,10 @@ def _tensor(array: Any, name: object) -> Tensor:
 def _loaded(path: Path) -> Any:
     try:
         found = np.load(path, allow_pickle=False)
-        return found if isinstance(found, np.ndarray) else {name: found[name] for name in found.files}
+        arrays = found if isinstance(found, np.ndarray) else {name: found[name] for name in found.files}
+        if isinstance(arrays, dict) and not all(isinstance(array, np.ndarray) for array in arrays.values()):
+            raise ValueError("it is another kind of archive")
+        return arrays
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, AttributeError, KeyError, zlib.error) as error:
         told = str(error).partition(". ")[0]
         raise InputError(

@@ -41,5 +41,9 @@ def parse_budget(text: str) -> dict[str, float]:
             raise UsageError(
                 f"the budget {part!r} does not say by how much it may change", f"Write {match['measure']}=-…%."
             )
+        if share > 0:
+            raise UsageError(f"the budget {part!r} takes nothing away", f"Write {match['measure']}=-…%.")
+        if match["measure"] in budget:
+            raise UsageError(f"{match['measure']} is in the budget twice", "Give one limit of it.")
         budget[match["measure"]] = share
     return budget

@@ -74,9 +74,9 @@ class Error:
         self._rows = 0
 
     def add(self, ours: Tensor, theirs: Tensor) -> None:
-        """Take in a batch. Numbers that are not finite in ``theirs``, as masks make them, do not count."""
+        """Take in a batch. Infinite numbers, as masks make them, do not count."""
         theirs = theirs.double()
-        finite = theirs.isfinite()
+        finite = theirs.isfinite() & ~ours.isinf()
         ours, theirs = (torch.where(finite, one.double(), 0.0) for one in (ours, theirs))
         self._off += float((ours - theirs).square().sum())
         self._squares += float(theirs.square().sum())

@@ -58,7 +58,8 @@ def moved(model: Captured, paths: Iterable[str], inputs: Inputs) -> None:
         Example inputs.
     """
     wanted = set(paths)
-    graphs = {id(graph): (training, graph) for training, graph in model.graphs.items()}.values()
+    graphs = [(training, graph) for training, graph in model.graphs.items()
+              if not training or graph is not model.graphs[False]]  # fmt: skip
     operators = [drawn(model, inputs, train=training) for training, _ in graphs]
     for (_, graph), known in zip(graphs, operators, strict=True):
         for node in list(projections(model, graph, wanted)):

@@ -64,7 +64,7 @@ class Layer:
     bias, pair_bias : bool
         Whether it has one; whether its pair gets one, which makes good the mean that is lost.
     operands : tuple of Operand
-        Of the concat, where nothing stands in between; empty otherwise.
+        Of the concat, where nothing but resampling stands in between; or what is resampled; empty otherwise.
     """
 
     path: str
@@ -184,7 +184,7 @@ class Sites:
             str(node.target), merge, sizes(module), type(module) in TRANSPOSED,
             math.prod(read.meta["shape"]) // channels, math.prod(node.meta["shape"]) // out,
             module.bias is not None, self._biased or module.bias is not None,
-            self._operands(node, kept) if merge is not None else (),
+            self._operands(node, kept) if merge is not None else self._behind_resampling(node),
         )  # fmt: skip
 
     def _operands(self, node: fx.Node, kept: Collection[str]) -> tuple[Operand, ...]:
@@ -207,6 +207,16 @@ class Sites:
             its = _width(one, spatial)
             found.append(self._operand(one, joined, kept, spatial, free=free, passed=passed * its // width))
         return tuple(found)
+
+    def _behind_resampling(self, node: fx.Node) -> tuple[Operand, ...]:
+        """What a layer that reads no concat reads, if a projection of it is made in front of what resamples it."""
+        spatial = _spatial(self._captured.get_submodule(str(node.target)))
+        reader, source, passed = node, node.all_input_nodes[0], 0
+        while self._passes(source, reader, spatial):
+            passed += self._flops.get(source.name, 0)
+            reader, source = source, source.all_input_nodes[0]
+        width = _width(source, spatial)
+        return () if reader is node else (Operand(width, math.prod(source.meta["shape"]) // width, passed),)
 
     def _passes(self, node: fx.Node, reader: fx.Node, spatial: int) -> bool:
         """Whether a projection goes in front of a call, because that is cheaper."""

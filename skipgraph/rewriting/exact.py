@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import asdict
+from numbers import Integral
 from typing import Any, get_args
 
 from skipgraph.capture import Captured
@@ -76,10 +77,14 @@ def made_exactly(
     return Rewritten(bench.captured, original, plan, as_it_runs, before, after, None, inputs, original)
 
 
-def options_of(rewrite: Rewrite, execution: Execution) -> dict[str, Any]:
+def options_of(rewrite: Rewrite, execution: Execution, seed: int = 0) -> dict[str, Any]:
     """What was asked for, as JSON has it."""
-    given = {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(rewrite).items()}
-    return {**given, "execution": execution, "inference": False}
+    given: dict[str, Any] = {
+        name: list(value) if isinstance(value, tuple) else value for name, value in asdict(rewrite).items()
+    }
+    if isinstance(given.get("rank"), Integral):
+        given["rank"] = int(given["rank"])
+    return {**given, "execution": execution, "inference": False, "seed": seed}
 
 
 def _joining(chosen: Sequence[Match | Refusal], found: Sequence[Match | Refusal]) -> list[Match | Refusal]:

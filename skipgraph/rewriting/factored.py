@@ -20,7 +20,7 @@ from skipgraph.graph import SkipGraph
 from skipgraph.passes import ConcatToSum, Match, Refusal
 from skipgraph.passes.concat_site import Site as ConcatSite
 from skipgraph.passes.workbench import Inputs, drawn
-from skipgraph.plan import fingerprint, matches, selected
+from skipgraph.plan import Outcome, fingerprint, matches, selected
 from skipgraph.rewriting.exact import made_exactly, options_of
 from skipgraph.rewriting.result import Progress, Rewritten, Wanted
 
@@ -45,11 +45,11 @@ def made_factored(
     lossy: Lossy,
 ) -> Rewritten:
     """Layers are factored first; then the concats that they read are taken apart, exactly."""
+    asked = asked_of(rewrite, lossy)
     before = drawn(original, inputs)
     layers = layers_of(original, inputs, before, wanted, rewrite, lossy)
     sources = sources_of(layers)
     merges = {layer.path: layer.merge for layer in layers if layer.merge is not None}
-    asked = asked_of(rewrite, lossy)
 
     def exactly(model: Captured, paths: Sequence[str]) -> Rewritten:
         always = [merges[path] for path in paths if path in merges]
@@ -68,7 +68,7 @@ def made_factored(
     exact = exactly(compressed.model, [one.path for one in compressed.layers])
     plan = replace(
         exact.plan,
-        options=options_of(rewrite, wanted.execution),
+        options=options_of(rewrite, wanted.execution, lossy.seed),
         fingerprint=fingerprint(original),
         factors=compressed.layers,
     )
@@ -80,11 +80,15 @@ def layers_of(
     original: Captured, inputs: Inputs, before: SkipGraph, wanted: Wanted, rewrite: ConcatToSum, lossy: Lossy
 ) -> list[Layer]:
     """The layers that may be factored, in order of execution: they read concats that can go, or are others."""
+    unknown = [name for name in rewrite.also if name != "linear"]
+    if unknown:
+        raise UsageError(f"nothing is known of also={unknown[0]!r}", "Use linear, or leave it out.")
     sites = {one.merge.id: one for one in rewrite.find(before)}
     if wanted.exactly is not None:
         chosen: list[Match | Refusal] = [site for name, site in sites.items() if name in wanted.exactly]
+        excluded: list[Outcome] = []
     else:
-        chosen, _ = selected([*sites.values()], before, wanted.only, wanted.skip, skips_only=True)
+        chosen, excluded = selected([*sites.values()], before, wanted.only, wanted.skip, skips_only=True)
     ids = [one.merge.id for one in chosen]
     exact = made_exactly(
         original, inputs, ConcatToSum(), replace(wanted, execution="separate"), as_it_runs=before, always=ids
@@ -92,7 +96,7 @@ def layers_of(
     gone = {outcome.id for outcome in exact.plan.outcomes if outcome.status == "rewritten"} & set(ids)
     readers = {name: [before.nodes[layer]["site"] for layer in site.layers]
                for name, site in sites.items() if isinstance(site, ConcatSite)}  # fmt: skip
-    left = {call for name, calls in readers.items() if name not in ids for call in calls}
+    left = {call for outcome in excluded for call in readers.get(outcome.id, ())}
     paths = {str(node.target) for node in original.graphs[False].nodes if node.name in left}
 
     def other(path: str) -> bool:
@@ -110,9 +114,6 @@ def layers_of(
 
 def asked_of(rewrite: ConcatToSum, lossy: Lossy) -> Asked:
     """What is asked of the ranks."""
-    unknown = [name for name in rewrite.also if name != "linear"]
-    if unknown:
-        raise UsageError(f"nothing is known of also={unknown[0]!r}", "Use linear, or leave it out.")
     if lossy.exactly is not None:
         return Asked(exactly=lossy.exactly, method=rewrite.method)  # type: ignore[arg-type]
     return Asked(rewrite.rank, rewrite.max_error, rewrite.budget, method=rewrite.method)  # type: ignore[arg-type]

@@ -175,7 +175,8 @@ def _made(
 ) -> Rewritten:
     as_it_runs = drawn(model, inputs)
     if isinstance(rewrite, ConcatToSum) and not rewrite.is_exact:
-        return made_factored(original, inputs, rewrite, wanted, as_it_runs=as_it_runs, lossy=lossy)
+        with torch.random.fork_rng(devices=[]):  # layers that are made draw weights
+            return made_factored(original, inputs, rewrite, wanted, as_it_runs=as_it_runs, lossy=lossy)
     return made_exactly(original, inputs, rewrite, wanted, as_it_runs=as_it_runs)
 
 
@@ -216,19 +217,19 @@ def apply(
     if calibrate is None and any(one.measured is not None for one in plan.factors):
         raise PlanError("the plan's layers were factored with calibration data", "Give such data again: --calibrate.")
     options = dict(plan.options)
-    execution, inference = options.pop("execution"), options.pop("inference")
+    execution, inference, seed = (options.pop(name) for name in ("execution", "inference", "seed"))
     chosen = frozenset(outcome.id for outcome in plan.outcomes if outcome.status == "rewritten")
     kind: Any = ConcatToSum if plan.rewrite == ConcatToSum.name else SumToConcat
     options = {name: tuple(value) if isinstance(value, list) else value for name, value in options.items()}
     inputs = as_example(example_inputs)
-    lossy = Lossy(calibrate, 0, _ignore, {one.path: (one.form, one.rank) for one in plan.factors})
+    lossy = Lossy(calibrate, seed, _ignore, {one.path: (one.form, one.rank) for one in plan.factors})
     wanted = Wanted(execution=execution, exactly=chosen)
     result = _made(model, captured(model, inputs), inputs, kind(**options), wanted, lossy)
     if result.plan.records != plan.records:
         raise PlanError("the plan does not fit: the model's forward is another one", "Rewrite the model anew.")
     if verified:
         result.verification = verify(result.reference, result.model, *inputs, result.plan.state_map)
-    finish(result, inference=inference, verified=verified, seed=0, tell=_ignore)
+    finish(result, inference=inference, verified=verified, seed=seed, tell=_ignore)
     return result
 
 

@@ -132,7 +132,7 @@ def rewrite(
         kind: Any = SumToConcat(eval_only=eval_only, allow_identity=allow_identity)
         if concat_to_sum:
             limits = parse_budget(budget) if budget is not None else None
-            kind = ConcatToSum(parse_rank(rank) if rank else None, max_error, limits, tuple(also or ()))
+            kind = ConcatToSum(parse_rank(rank) if rank is not None else None, max_error, limits, tuple(also or ()))
         asked: dict[str, Any] = {
             "only": only or (), "skip": skip or (), "execution": execution, "inference": inference, "seed": seed,
             "calibrate": calibration(calibrate, source) if calibrate else None,
