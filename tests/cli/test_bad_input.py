@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.cli.conftest import COMMAND, Finished, run
+from tests.cli.conftest import COMMAND, Finished, run, run_alone
 
 USAGE, MODEL, MISSING, INTERRUPTED, BROKEN_PIPE = 2, 3, 7, 130, 141
 IMAGE = ("--input", "1x3x8x8")
@@ -76,7 +76,7 @@ def test_truncated_exported_program(tmp_path: Path) -> None:
 
 def test_missing_extra() -> None:
     without_timm = "import sys; sys.modules['timm'] = None; from skipgraph_cli.main import app; app()"
-    done = run("inspect", "timm:resnet18", command=(sys.executable, "-c", without_timm))
+    done = run_alone("inspect", "timm:resnet18", command=(sys.executable, "-c", without_timm))
     refused(done, MISSING, "timm is not installed", 'pip install "skipgraph[timm]"')
 
 
@@ -154,7 +154,7 @@ def test_no_write_permission(write, tmp_path: Path) -> None:
     closed = tmp_path / "closed"
     closed.mkdir(mode=0o555)
     is_root = os.geteuid() == 0
-    done = run(
+    done = run_alone(
         "inspect", write(), *IMAGE, "-o", closed / "out.json", preexec_fn=_as_an_ordinary_user if is_root else None
     )
     refused(done, USAGE, "no permission to write", "Write elsewhere")

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.cli.conftest import run
+from tests.cli.conftest import run, run_alone
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -41,7 +41,7 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_budget_ends_in_a_model_that_stands_alone(inputs: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    done = run("rewrite", SPEC, *GIVEN, "--budget", "flops=-20%", "--calibrate", inputs, "--json", "-o", out)
+    done = run_alone("rewrite", SPEC, *GIVEN, "--budget", "flops=-20%", "--calibrate", inputs, "--json", "-o", out)
     assert (done.code, done.stderr) == (0, "")
     report = json.loads(done.stdout)
     assert report["after"]["flops"] <= 0.8 * report["before"]["flops"]

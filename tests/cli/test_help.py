@@ -7,7 +7,7 @@ import time
 import pytest
 
 from skipgraph import __version__
-from tests.cli.conftest import run
+from tests.cli.conftest import run, run_alone
 
 
 def test_version() -> None:
@@ -30,7 +30,7 @@ def test_help_shows_every_option(arguments: tuple[str, ...]) -> None:
 
 
 def test_help_imports_nothing_heavy() -> None:
-    done = run("--help", command=(sys.executable, "-X", "importtime", "-m", "skipgraph_cli.main"))
+    done = run_alone("--help", command=(sys.executable, "-X", "importtime", "-m", "skipgraph_cli.main"))
     imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
     assert "typer" in imported
     assert imported.isdisjoint({"torch", "networkx", "numpy", "rich.console", "graphviz", "skipgraph.report"})

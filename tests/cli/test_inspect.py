@@ -10,7 +10,7 @@ import torch
 from typer.testing import CliRunner, Result
 
 from skipgraph_cli.main import app
-from tests.cli.conftest import run
+from tests.cli.conftest import run_alone
 
 FIXTURES = Path(__file__).parents[2] / "fixtures"
 IMAGE = ("--input", "1x3x8x8")
@@ -28,7 +28,7 @@ def totals(*arguments: object) -> dict[str, int]:
 
 
 def test_fixture_as_its_users_run_it() -> None:
-    done = run("inspect", FIXTURES / "unet.py")
+    done = run_alone("inspect", FIXTURES / "unet.py")
     assert done.code == 0, done.stderr
     assert "long" in done.stdout
     assert "\x1b" not in done.stdout  # no colours in a pipe

@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from tests.cli.conftest import run
+from tests.cli.conftest import run, run_alone
 from tests.helpers import fixtures
 
 if TYPE_CHECKING:
@@ -141,7 +141,7 @@ def test_inspect_finds_what_the_dry_run_said(case: Case, tmp_path: Path) -> None
 
 def test_every_file_has_the_same_bytes_whatever_the_hash_seed(case: Case, tmp_path: Path) -> None:
     environment = os.environ | {"PYTHONHASHSEED": "23"}
-    done = run("rewrite", case.spec, *case.options, "--quiet", "-o", tmp_path / "out", env=environment)
+    done = run_alone("rewrite", case.spec, *case.options, "--quiet", "-o", tmp_path / "out", env=environment)
     assert done.code == 0, done.stderr
     again = content(tmp_path / "out")
     assert again == {name: data for name, data in content(case.out).items() if name in again}
@@ -150,7 +150,7 @@ def test_every_file_has_the_same_bytes_whatever_the_hash_seed(case: Case, tmp_pa
 def test_inputs_drawn_at_import_are_the_same_in_every_run(tmp_path: Path) -> None:
     for seed in ("1", "23"):
         environment = os.environ | {"PYTHONHASHSEED": seed}
-        done = run("rewrite", "fixtures/densenet.py", "--concat-to-sum", "-o", tmp_path / seed, env=environment)
+        done = run_alone("rewrite", "fixtures/densenet.py", "--concat-to-sum", "-o", tmp_path / seed, env=environment)
         assert done.code == 0, done.stderr
     one, other = content(tmp_path / "1"), content(tmp_path / "23")
     assert [name for name in one if one[name] != other[name]] == []
@@ -244,7 +244,7 @@ def test_apply_is_the_rewrite_of_other_weights(case: Case, tmp_path: Path) -> No
 
 @pytest.mark.parametrize("command", ["rewrite", "apply", "undo"])
 def test_help_has_examples_and_loads_nothing(command: str) -> None:
-    done = run(command, "--help", command=(sys.executable, "-X", "importtime", "-m", "skipgraph_cli.main"))
+    done = run_alone(command, "--help", command=(sys.executable, "-X", "importtime", "-m", "skipgraph_cli.main"))
     assert done.code == 0
     assert f"Examples:\n    skipgraph {command} " in done.stdout
     assert {"--output", "--weights", "--force", "--quiet"} <= set(done.stdout.replace(",", " ").split())

@@ -50,10 +50,12 @@ def test_ranks_and_budgets_are_read_as_they_are_written() -> None:
     assert parse_rank("64") == 64
     assert isinstance(parse_rank("64"), int)
     assert parse_budget("flops=-30%, parameters=-12.5%") == {"flops": -0.3, "parameters": -0.125}
-    assert parse_budget("flops=+5%") == {"flops": 0.05}
+    assert parse_budget("peak=−40%,latency=-20%") == {"peak": -0.4, "latency": -0.2}
 
 
-@pytest.mark.parametrize("text", ["flops", "flops=30%", "flops=-30", "-30%", "", "flops=-x%"])
+@pytest.mark.parametrize(
+    "text", ["flops", "flops=30%", "flops=-30", "-30%", "", "flops=-x%", "flops=+5%", "flops=-1%,flops=-2%"]
+)
 def test_budgets_that_cannot_be_read(text: str) -> None:
     with pytest.raises(UsageError, match="budget"):
         parse_budget(text)
