@@ -192,7 +192,7 @@ def main() -> int:
     if RESULTS.is_file() and not options.anew:
         found = json.loads(RESULTS.read_text(encoding="utf-8"))["rows"]
     known = {(row["task"], row["seed"], row["share"]) for row in found}
-    names = options.task or list(TASKS)
+    names = options.task or ["denoiser", "digits"]
     with ProcessPoolExecutor(options.workers) as pool:
         for shares in ([1.0], options.shares):  # networks are trained before they are shared
             jobs = [(name, seed, share) for share in shares for seed in options.seeds for name in names]

@@ -23,7 +23,7 @@ ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "compression.json"
 PAGE, PLOT = ROOT / "docs" / "compression.md", ROOT / "docs" / "pictures" / "compression.svg"
 STAGES = ("as it comes", "norms anew", "fine-tuned")
-UNITS = {"denoiser": "dB", "digits": "%"}
+UNITS = {"denoiser": "dB", "denoiser without norms": "dB", "digits": "%"}
 OURS, BLIND, PRUNING = ("a", "b", "c", "a+", "b+", "c+"), "blind", "Torch-Pruning"
 CONFIDENCE = 0.95
 
