@@ -70,6 +70,45 @@ def test_what_cannot_be_distilled(tmp_path: Path) -> None:
     torch.save({"model": {}}, file)
     with pytest.raises(UsageError, match="no checkpoint of this model"):
         distill(model("normed"), result, data(), checkpoint=file)
+    file.write_bytes(b"no archive")
+    with pytest.raises(UsageError, match="no checkpoint of this model"):
+        distill(model("normed"), result, data(), checkpoint=file)
+    file.unlink()
+    before = {name: one.clone() for name, one in result.model.state_dict().items()}
+    distill(model("resampled"), planned(model("resampled"), IMAGE, ConcatToSum(rank=3)), data(), checkpoint=file)
+    with pytest.raises(UsageError, match="names or shapes"):
+        distill(model("normed"), result, data(), checkpoint=file)
+    assert all(torch.equal(before[name], one) for name, one in result.model.state_dict().items())
+    frozen = rewritten()
+    frozen.model.requires_grad_(False)
+    with pytest.raises(UsageError, match="may be trained"):
+        distill(model("normed"), frozen, data())
     inference = planned(model("normed"), IMAGE, ConcatToSum(), execution="separate", inference=True)
     with pytest.raises(UsageError, match="does not train"):
         distill(model("normed"), inference, data())
+
+
+def test_a_last_batch_of_one_sample_counts_as_one() -> None:
+    """A single sample of a classifier has no spread around its mean: its error is relative to its size."""
+
+    class Pooled(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body = copy.deepcopy(model("normed"))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.body(x).mean((2, 3))  # type: ignore[no-any-return]
+
+    teacher = Pooled().eval()
+    result = planned(teacher, IMAGE, ConcatToSum(rank=4), execution="separate", calibrate=data())
+    (loss,) = distill(teacher, result, [*data(), data()[0][:1]])
+    assert 0 < loss < 10
+
+
+def test_more_epochs_go_on_along_a_cosine_of_their_own(tmp_path: Path) -> None:
+    file, result = tmp_path / "state.pt", rewritten()
+    distill(model("normed"), result, data(), epochs=1, checkpoint=file)
+    ended = torch.load(file, weights_only=True)["schedule"]["_last_lr"][0]
+    distill(model("normed"), result, data(), epochs=2, checkpoint=file)
+    assert ended == pytest.approx(0, abs=1e-12)
+    assert torch.load(file, weights_only=True)["schedule"]["_last_lr"][0] == pytest.approx(0, abs=1e-12)
