@@ -60,7 +60,7 @@ def compensated(
         weight = best.reshape(weight.shape)
         moments = Moments(shrunk(inputs.covariance, inputs.count), covariance, best @ covariance @ best.T)
     else:
-        weight = np.einsum("op,pit->oit", best, weight)
+        weight = (best @ weight.reshape(out, -1)).reshape(weight.shape)
         moments = Moments(shrunk(inputs.covariance, inputs.count), None, best @ read.covariance @ best.T)
     factors = factored(weight, rank, form, moments)
     return factors, outputs.mean - _mean(factors, weight, best, read, whole=whole, inputs=inputs, module=module)

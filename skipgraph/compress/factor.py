@@ -56,8 +56,8 @@ class Factors:
     def product(self) -> Array:
         """``W'P`` as one weight, (out, in, taps)."""
         if self.form == "project":
-            return np.asarray(np.einsum("ort,ri->oit", self.second, self.first[:, :, 0]))
-        return np.asarray(np.einsum("or,rit->oit", self.second[:, :, 0], self.first))
+            return _on_channels(self.second, self.first[:, :, 0])
+        return _on_outputs(self.second[:, :, 0], self.first)
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,14 +139,14 @@ class Factoring:
         leading = self._vectors[:, :rank]
         error = float(np.sqrt(self._energies[rank:].sum() / max(self._energies.sum(), np.finfo(float).tiny)))
         if self._restores:
-            first = np.einsum("or,oit->rit", leading, self._weight)
+            first = _on_outputs(leading.T, self._weight)
             return Factors(self._form, first, leading[:, :, None], error)
         root, inverse = self._roots or (None, None)
         first = leading.T if inverse is None else leading.T @ inverse
         if self._patches is not None:
             first, second, error = _descended(self._weight, first, self._patches, descents)
         else:
-            second = np.einsum("oit,ri->ort", self._weight, leading.T if root is None else leading.T @ root)
+            second = _on_channels(self._weight, leading if root is None else root @ leading)
         return Factors("project", first[:, :, None], second, error)
 
 
@@ -184,9 +184,19 @@ def _descended(weight: Array, first: Array, patches: Array, descents: int) -> tu
     for _ in range(descents):
         first = _moved(wanted, first, second, patches)
         second = _refitted(wanted, first, patches, taps)
-    rest = wanted - _flat(np.einsum("ort,ri->oit", second, first))
+    rest = wanted - _flat(_on_channels(second, first))
     error = max(float(np.sum((rest @ patches) * rest)), 0.0) / total
     return first, second, float(np.sqrt(error))
+
+
+def _on_channels(weight: Array, matrix: Array) -> Array:
+    """A weight (out, in, taps) times a matrix (in, other), tap by tap: (out, other, taps)."""
+    return np.asarray((weight.transpose(0, 2, 1) @ matrix).transpose(0, 2, 1))
+
+
+def _on_outputs(matrix: Array, weight: Array) -> Array:
+    """A matrix (other, out) times a weight (out, in, taps): (other, in, taps)."""
+    return (matrix @ _flat(weight)).reshape(len(matrix), *weight.shape[1:])
 
 
 def _flat(weight: Array) -> Array:
