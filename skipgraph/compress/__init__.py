@@ -161,6 +161,7 @@ def compress(
     if calibration is not None and asked.recalibrated:
         tell("moving the statistics of batch norms")
         work = _recalibrated(work, source, calibration)
+        notes += _unmoved(original)
     predicted = sum(one.harm for one in chosen) ** 0.5
     reached_error = of_outputs(work, source, calibration) if calibration is not None else None
     expand(work, [one.path for one in chosen])
@@ -216,6 +217,15 @@ def _recalibrated(work: Captured, source: Captured, data: Iterable[Batch]) -> Ca
         if recalibrate(moved, source, data, run, scale=scale):
             found.append((of_outputs(moved, source, data), moved))
     return min(found, key=lambda one: one[0])[1]
+
+
+def _unmoved(model: Captured) -> list[str]:
+    """A note where norms are not modules of torch's own, whose statistics could be moved."""
+    count = sum(node.target is torch.nn.functional.batch_norm for node in model.graphs[False].nodes)
+    if not count:
+        return []
+    norms = "1 batch norm is" if count == 1 else f"{count} batch norms are"
+    return [f"{norms} called as a function, or of a class of its own: the statistics stay as they were."]
 
 
 def _measured(model: Captured, pairs: Mapping[str, nn.Module], data: Iterable[Batch]) -> dict[str, float]:

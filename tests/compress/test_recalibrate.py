@@ -100,3 +100,23 @@ def test_it_is_done_where_it_helps() -> None:
         {**state, **{name: one for name, one in original.state_dict().items() if "norm." in name}}
     )
     assert error <= output_error(result, original, data()) + 1e-6
+
+
+def test_norms_that_are_no_modules_of_torch_are_told() -> None:
+    class Active(nn.BatchNorm2d):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x).relu()
+
+    class Joined(nn.Module):
+        def __init__(self, norm: nn.Module) -> None:
+            super().__init__()
+            self.a, self.b, self.norm = nn.Conv2d(3, 6, 3, padding=1), nn.Conv2d(9, 4, 1), norm
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.norm(self.b(torch.cat([x, self.a(x).relu()], 1)))
+
+    for norm, told in ((Active(4), True), (nn.BatchNorm2d(4), False)):
+        model = redrawn(Joined(norm)).eval()
+        compressed = planned(model, IMAGE, ConcatToSum(rank=2), execution="separate", calibrate=data()).compressed
+        assert compressed is not None
+        assert any("the statistics stay as they were" in note for note in compressed.notes) == told
