@@ -37,8 +37,12 @@ def values(rows: Rows, task: str, method: str, share: float, stage: str) -> dict
 
 
 def shares(rows: Rows, task: str) -> list[float]:
-    """Shares of the multiply-adds that were measured, the largest first."""
-    return sorted({row["share"] for row in rows if row["task"] == task and row["share"] < 1}, reverse=True)
+    """Shares of the multiply-adds that were measured for every seed, the largest first."""
+    seeds: dict[float, set[int]] = {}
+    for row in rows:
+        if row["task"] == task:
+            seeds.setdefault(row["share"], set()).add(row["seed"])
+    return sorted((share for share, found in seeds.items() if share < 1 and found == seeds[1.0]), reverse=True)
 
 
 def methods(rows: Rows) -> list[str]:
