@@ -36,13 +36,13 @@ def values(rows: Rows, task: str, method: str, share: float, stage: str) -> dict
     return {row["seed"]: row[stage] for row in found if stage in row}
 
 
-def shares(rows: Rows, task: str) -> list[float]:
-    """Shares of the multiply-adds that were measured for every seed, the largest first."""
+def shares(rows: Rows, task: str) -> dict[float, int]:
+    """Shares of the multiply-adds that were measured for several seeds, the largest first, and for how many."""
     seeds: dict[float, set[int]] = {}
     for row in rows:
-        if row["task"] == task:
+        if row["task"] == task and row["share"] < 1:
             seeds.setdefault(row["share"], set()).add(row["seed"])
-    return sorted((share for share, found in seeds.items() if share < 1 and found == seeds[1.0]), reverse=True)
+    return {share: len(found) for share, found in sorted(seeds.items(), reverse=True) if len(found) > 1}
 
 
 def methods(rows: Rows) -> list[str]:
@@ -53,11 +53,11 @@ def methods(rows: Rows) -> list[str]:
 def quality_table(rows: Rows, task: str) -> Iterator[str]:
     """The mean over the seeds of each method, share and stage."""
     original = [row["as it comes"] for row in rows if row["task"] == task and row["method"] == "original"]
-    whole = f"the original {statistics.mean(original):.2f}, {len(original)} seeds"
+    whole = f"the original {statistics.mean(original):.2f}"
     yield f"**{task.capitalize()}** ({UNITS[task]}; {whole}):"
     yield ""
     columns = shares(rows, task)
-    yield "| | " + " | ".join(f"{share:.0%}" for share in columns) + " |"
+    yield "| | " + " | ".join(f"{share:.0%}, {seeds} seeds" for share, seeds in columns.items()) + " |"
     yield "|---" * (len(columns) + 1) + "|"
     for method in methods(rows):
         cells = []
@@ -92,7 +92,7 @@ def difference_table(rows: Rows, task: str) -> Iterator[str]:
     """c and c+ against the best setting of Torch-Pruning and against the blind factorisation, seed by seed."""
     pruning = [name for name in methods(rows) if name.startswith(PRUNING)]
     columns = shares(rows, task)
-    yield f"| {task} | " + " | ".join(f"{share:.0%}" for share in columns) + " |"
+    yield f"| {task} | " + " | ".join(f"{share:.0%}, {seeds} seeds" for share, seeds in columns.items()) + " |"
     yield "|---" * (len(columns) + 1) + "|"
     for ours in ("c", "c+"):
         for title, names in ((PRUNING, pruning), (BLIND, [BLIND])):
@@ -123,7 +123,7 @@ def plot(rows: Rows) -> None:
     mpl.rcParams.update({"svg.hashsalt": "skipgraph", "font.size": 8, "svg.fonttype": "none"})
     import matplotlib.pyplot as plt
 
-    tasks = list(dict.fromkeys(row["task"] for row in rows))
+    tasks = [task for task in dict.fromkeys(row["task"] for row in rows) if len(shares(rows, task)) > 1]
     figure, panels = plt.subplots(len(tasks), 2, figsize=(8, 3 * len(tasks)), squeeze=False, sharex=True)
     drawn = ["c", "c+", BLIND, *(name for name in methods(rows) if name.startswith(PRUNING))]
     for line, task in zip(panels, tasks, strict=True):

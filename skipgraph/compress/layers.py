@@ -30,27 +30,11 @@ def weight_of(module: Any) -> Array:
     return np.ascontiguousarray(weight.reshape(*weight.shape[:2], -1).numpy())
 
 
-def multiply_adds(module: Any, rank: int, form: Form, read: int, made: int) -> int:
-    """Multiply-adds of a factored layer at ``read`` input and ``made`` output positions."""
-    out, channels, taps = sizes(module)
-    at = read if type(module) in TRANSPOSED else made  # where the kernel is applied
-    if form == "project":
-        return read * channels * rank + at * rank * taps * out
-    return at * channels * taps * rank + made * rank * out
-
-
 def sizes(module: Any) -> tuple[int, int, int]:
     """Outputs, inputs and taps of a layer."""
     first, second = module.weight.shape[:2]
     out, channels = (second, first) if type(module) in TRANSPOSED else (first, second)
     return out, channels, math.prod(module.weight.shape[2:])
-
-
-def parameters(module: Any, rank: int, form: Form) -> int:
-    """Parameters of a factored layer, its bias included."""
-    out, channels, taps = sizes(module)
-    weights = rank * (channels + out * taps) if form == "project" else rank * (channels * taps + out)
-    return weights + out
 
 
 def pair(module: Any, factors: Factors, bias: Array | None) -> nn.Sequential:
