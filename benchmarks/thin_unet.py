@@ -31,13 +31,14 @@ from torch.utils.benchmark import Timer
 
 import skipgraph as sg
 from skipgraph.bench import bench
-from skipgraph.bench.settings import Settings, device_name
+from skipgraph.bench.settings import device_name
 from skipgraph.errors import BudgetError
 from skipgraph.graph import SkipGraph
 from skipgraph.plan import Plan
 from skipgraph.rewriting import Rewritten, apply, planned
 
 RESULTS = Path(__file__).parent / "results"
+SECONDS = 8.0  # of each pair of models
 
 
 def skip_bytes(graph: SkipGraph, levels: int) -> int:
@@ -97,7 +98,7 @@ def measured(sizes: list[int], share: float, also: tuple[str, ...], device: str)
 
 def timed(model: nn.Module, result: Rewritten, inputs: tuple[torch.Tensor, ...], device: str) -> dict[str, Any]:
     """A rewritten U-Net against the original."""
-    found = bench(model, result.model, inputs, Settings(device=device))
+    found = bench(model, result.model, inputs, device=device, threads=torch.get_num_threads(), min_seconds=SECONDS)
     before, after = result.before, result.after
     flops = after.cost.flops / before.cost.flops
     gain = 1 / found.ratio.value
