@@ -16,6 +16,10 @@ Example = tuple[tuple[Any, ...], dict[str, Any]]  # positional and keyword input
 Weights = Literal["random", "pretrained", "file"]
 
 
+def _no_model() -> torch.nn.Module:
+    raise NotImplementedError("a model that is made for its inputs")
+
+
 def _no_example(model: torch.nn.Module) -> Example | None:
     return None
 
@@ -36,13 +40,17 @@ class Recipe:
         The model is there already, or its values matter: there is no point in building it on the meta device.
     fixed_mode : bool
         Training or evaluation mode is part of the model, and cannot be changed.
+    fitted : callable or None
+        In the place of ``build``, for a model that is made for inputs of certain shapes: from the inputs that were
+        asked for, or None, and whether data is needed, to the model and its inputs.
     """
 
-    build: Callable[[], torch.nn.Module]
+    build: Callable[[], torch.nn.Module] = field(default=_no_model)
     example: Callable[[torch.nn.Module], Example | None] = field(default=_no_example)
     weights: Weights = "random"
     ready: bool = False
     fixed_mode: bool = False
+    fitted: Callable[[Example | None, bool], tuple[torch.nn.Module, Example]] | None = None
 
 
 @dataclass(frozen=True, slots=True)
