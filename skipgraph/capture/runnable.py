@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from types import MethodType
 from typing import Any
@@ -100,9 +100,17 @@ class Captured(torch.nn.Module):
     def train(self, mode: bool = True) -> Captured:
         """Set the mode, with the exceptions that the original makes (norms that it keeps frozen)."""
         super().train(mode)
+        modules = dict(self.named_modules(remove_duplicate=False))
         for path in self._exceptions[mode]:
-            self.get_submodule(path).training = not mode
+            if path in modules:  # parts are gone when they are one layer again
+                modules[path].training = not mode
         return self
+
+    def parted(self, path: str, parts: Iterable[str]) -> None:
+        """Note that the layer at ``path`` is in parts now, which stay in its mode where it stays in one."""
+        for mode, paths in self._exceptions.items():
+            if path in paths:
+                self._exceptions[mode] = (*paths, *parts)
 
     def code(self, *, training: bool = False) -> str:
         """The Python that runs, as text."""

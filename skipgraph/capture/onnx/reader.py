@@ -241,7 +241,7 @@ class Reader:
         named = (self.name_of(tensor) for tensor in tensors.values() if tensor is not None)
         path = self._place(module, next((one for one in named if one), None), origin)
         node = self.graph.create_node(
-            "call_module", path, tuple(map(self._as_node, operands)), {}, name=self._label(origin)
+            "call_module", path, _map(self._as_node, tuple(operands)), {}, name=self._label(origin)
         )
         return self._finish(origin, node)
 

@@ -215,7 +215,7 @@ def identity(at: At) -> Any:
 
 @converts("QuantizeLinear")
 def quantized(at: At) -> Any:
-    """Rounded to steps of a scale: kept as the numbers that the integers stand for."""
+    """Rounded to steps of a scale, as integers: kept as the numbers that those stand for."""
     scale, zero = at.constant(1), at.constant(2)
     if scale is None or scale.numel() != 1:
         raise UnsupportedError("each channel has a scale of its own")
@@ -224,7 +224,22 @@ def quantized(at: At) -> Any:
         raise UnsupportedError(f"it makes {str(dtype).removeprefix('torch.')}")
     limits = torch.iinfo(dtype)
     offset = 0 if zero is None else int(zero)
-    return at.call(torch.fake_quantize_per_tensor_affine, at[0], float(scale), offset, limits.min, limits.max)
+    return at.call(torch.ops.skipgraph.quantize_dequantize.default, at[0], float(scale), offset, limits.min, limits.max)
+
+
+@torch.library.custom_op("skipgraph::quantize_dequantize", mutates_args=())
+def quantize_dequantize(x: torch.Tensor, scale: float, zero: int, low: int, high: int) -> torch.Tensor:
+    """Round to steps of ``scale``. One operator, so that it is no clamp, which would be a non-linearity."""
+    return (torch.clamp(torch.round(x / scale) + zero, low, high) - zero) * scale
+
+
+@quantize_dequantize.register_fake
+def _(x: torch.Tensor, scale: float, zero: int, low: int, high: int) -> torch.Tensor:
+    return torch.empty_like(x)
+
+
+# Rounding has no gradient; what is passed on is that of the numbers that were rounded.
+torch.library.register_autograd(quantize_dequantize, lambda ctx, gradient: (gradient, None, None, None, None))
 
 
 @converts("DequantizeLinear")
