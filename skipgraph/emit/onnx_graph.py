@@ -103,10 +103,11 @@ class _Writer:
         return all(self._unchanged(one) for one in self._groups[id(origin.node)])
 
     def _unchanged(self, before: fx.Node) -> bool:
+        """Whether a call does what it did, to operands of the same shapes."""
         now = self._now.get(before.name)
         if now is None or (now.op, now.target) != (before.op, before.target):
             return False
-        if _named((now.args, now.kwargs)) != _named((before.args, before.kwargs)):
+        if _shaped((now.args, now.kwargs)) != _shaped((before.args, before.kwargs)):
             return False
         return now.op != "call_module" or _same_layer(
             self.model.get_submodule(str(now.target)), self.original.get_submodule(str(now.target))
@@ -116,13 +117,24 @@ class _Writer:
         """The node of the file, reading what its operands are made by now."""
         clone = self._clones.get(id(origin.node))
         if clone is not None:  # else it stands in a branch, which is read with its outer values as they are
+            operands = self._operands_now(origin)
             for place, value in enumerate(origin.node.inputs):
-                made = self._now.get(self._by_value.get(id(value), "")) if value is not None else None
-                if made in self._values and clone.inputs[place] is not self._values[made]:
-                    clone.replace_input_with(place, self._values[made])
+                made = operands.get(self._by_value.get(id(value), "")) if value is not None else None
+                if made is not None and clone.inputs[place] is not self.value(made):
+                    clone.replace_input_with(place, self.value(made))
         value = self.model.values.get(node.name)
         if value is not None:
             self._values[node] = self._known[value.name]
+
+    def _operands_now(self, origin: Origin) -> dict[str, fx.Node]:
+        """What the calls of a node of the file read, by the names of what they read before."""
+        found: dict[str, fx.Node] = {}
+        group = self._groups[id(origin.node)]
+        for before in group:
+            now = self._now[before.name]
+            pairs = zip(_nodes((before.args, before.kwargs)), _nodes((now.args, now.kwargs)), strict=True)
+            found |= {old.name: new for old, new in pairs if old not in group}
+        return found
 
     def copied(self, node: fx.Node) -> ir.Value:
         """The operator of the node of the file that a call was copied from, on other operands."""
@@ -220,8 +232,8 @@ def _nodes(tree: Any) -> list[fx.Node]:
     return found
 
 
-def _named(tree: Any) -> Any:
-    return fx.map_arg(tree, lambda node: f"%{node.name}")
+def _shaped(tree: Any) -> Any:
+    return fx.map_arg(tree, lambda node: ("a tensor", node.meta.get("shape")))
 
 
 def _same_layer(one: nn.Module, other: nn.Module) -> bool:
