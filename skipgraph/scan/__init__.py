@@ -1,0 +1,1 @@
+"""Many models priced into one table."""
