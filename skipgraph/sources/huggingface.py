@@ -126,4 +126,19 @@ def _features(config: Any) -> torch.Tensor:
     return torch.empty(1, bins, 2 * getattr(config, "max_source_positions", 1500), device="meta")
 
 
-register(Kind("transformers", re.compile(r"hf:(?P<name>.+)"), _recipe, "hf:DIRECTORY-or-config.json"))
+def _specs() -> list[str]:
+    """The model types of which the library has a default configuration and a model."""
+    names = library("transformers.models.auto.modeling_auto", "huggingface").MODEL_MAPPING_NAMES
+    return [f"hf:{name}" for name in names]
+
+
+register(
+    Kind(
+        "hf",
+        re.compile(r"hf:(?P<name>.+)"),
+        _recipe,
+        "hf:DIRECTORY-or-config.json",
+        specs=_specs,
+        library="transformers.models.auto.modeling_auto",
+    )
+)
