@@ -17,7 +17,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Self
@@ -133,7 +133,8 @@ class Isolated:
             self._server.kill()  # who holds the lock may wait for it to start
         with self._lock:
             for call in self._calls:
-                call.shutdown(socket.SHUT_RDWR)  # over there the connection ends, and with it the call
+                with suppress(OSError):
+                    call.shutdown(socket.SHUT_RDWR)  # over there the connection ends, and with it the call
             if self._control is not None:
                 self._control.close()
             if self._server is not None:

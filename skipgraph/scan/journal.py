@@ -57,7 +57,8 @@ class Journal:
 
     def __exit__(self, *_: object) -> None:
         if self._file is not None:
-            self._file.close()
+            with suppress(OSError):  # of a row that could not be written, and was told
+                self._file.close()
 
     def row(self, job: Job) -> Row | None:
         """The row of a model, if it is known."""

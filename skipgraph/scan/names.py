@@ -48,7 +48,7 @@ def chosen(specs: Iterable[str], only: Sequence[str] = (), skip: Sequence[str] =
     Raises
     ------
     NothingToRewriteError
-        If a pattern matches none.
+        If a pattern matches none, or none is left.
 
     Examples
     --------
@@ -59,12 +59,15 @@ def chosen(specs: Iterable[str], only: Sequence[str] = (), skip: Sequence[str] =
     for pattern in (*only, *skip):
         if not any(_matches(pattern, spec) for spec in once):
             raise NothingToRewriteError(f"no model matches {pattern!r}", "See what there is by --list.")
-    return [
+    left = [
         spec
         for spec in once
         if (not only or any(_matches(pattern, spec) for pattern in only))
         and not any(_matches(pattern, spec) for pattern in skip)
     ]
+    if once and not left:
+        raise NothingToRewriteError("--only and --skip leave no model", "Leave one of them out.")
+    return left
 
 
 def _matches(pattern: str, spec: str) -> bool:

@@ -47,7 +47,7 @@ def _csv(rows: Sequence[Row], shown: Sequence[Column]) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(column.name for column in shown)
-    writer.writerows([row[column.name] for column in shown] for row in rows)
+    writer.writerows([row.get(column.name) for column in shown] for row in rows)
     return text.getvalue()
 
 
@@ -55,7 +55,7 @@ def _json(rows: Sequence[Row], shown: Sequence[Column]) -> str:
     document = {
         "schema": SCHEMA,
         "units": {one.name: one.unit for one in shown if one.unit},
-        "rows": [{column.name: row[column.name] for column in shown} for row in rows],
+        "rows": [{column.name: row.get(column.name) for column in shown} for row in rows],
     }
     return json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
@@ -72,7 +72,7 @@ def _parquet(rows: Sequence[Row], shown: Sequence[Column]) -> bytes:
         ],
         metadata={"schema": SCHEMA},
     )
-    table = pyarrow.table({one.name: [row[one.name] for row in rows] for one in shown}, schema=schema)
+    table = pyarrow.table({one.name: [row.get(one.name) for row in rows] for one in shown}, schema=schema)
     written = io.BytesIO()
     parquet.write_table(table, written)
     return written.getvalue()

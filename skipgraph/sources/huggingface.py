@@ -17,6 +17,7 @@ from skipgraph.sources.registry import Example, Kind, Recipe, register
 from skipgraph.sources.user_code import described, running
 from skipgraph.sources.zoo import library
 
+_LIBRARY = "transformers.models.auto.modeling_auto"
 _TOKENS = 128
 _DECODER_TOKENS = 32
 _SAMPLES = 16_000  # one second of speech
@@ -128,8 +129,8 @@ def _features(config: Any) -> torch.Tensor:
 
 def _specs() -> list[str]:
     """The model types of which the library has a default configuration and a model."""
-    names = library("transformers.models.auto.modeling_auto", "huggingface").MODEL_MAPPING_NAMES
-    return [f"hf:{name}" for name in names]
+    models = library(_LIBRARY, "huggingface").MODEL_MAPPING_NAMES
+    return [f"hf:{name}" for name in models if name in library("transformers", "huggingface").CONFIG_MAPPING]
 
 
 register(
@@ -139,6 +140,6 @@ register(
         _recipe,
         "hf:DIRECTORY-or-config.json",
         specs=_specs,
-        library="transformers.models.auto.modeling_auto",
+        library=_LIBRARY,
     )
 )
