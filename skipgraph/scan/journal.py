@@ -56,9 +56,12 @@ class Journal:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._file is not None:
-            with suppress(OSError):  # of a row that could not be written, and was told
-                self._file.close()
+        if self.path is None or self._file is None:
+            return
+        with suppress(OSError):  # of a row that could not be written, and was told
+            self._file.close()
+        if self.path.is_file() and not self.path.stat().st_size:
+            self.remove()  # there is nothing to go on with
 
     def row(self, job: Job) -> Row | None:
         """The row of a model, if it is known."""

@@ -46,8 +46,8 @@ class Scan:
     def __exit__(self, *_: object) -> None:
         end(self._name)
 
-    def check(self) -> None:
-        """Check that the settings can be read.
+    def check(self, specs: Iterable[str] = ()) -> None:
+        """Check that the settings can be read, before these models are priced.
 
         Raises
         ------
@@ -55,7 +55,7 @@ class Scan:
             If they cannot.
         """
         if self.settings.inputs or self.settings.dtype is not None:
-            self._apart((), check, self.settings)
+            self._apart(_prefixes(specs), check, self.settings)
 
     def listed(self, zoo: str) -> list[str]:
         """SPECs of all models of a library: ``"timm"``, ``"torchvision"``, ``"hf"``, or a source that was added.
@@ -116,6 +116,10 @@ class Scan:
             return sweep(executor, jobs, journal or Journal(None), tell)
 
     def _jobs(self, specs: Sequence[str]) -> list[Job]:
-        prefixes = tuple(sorted({spec.partition(":")[0] for spec in specs if ":" in spec}))
-        directory = str(Path.cwd())
+        prefixes, directory = _prefixes(specs), str(Path.cwd())
         return [Job(spec, self.settings, self.limits, self._name, prefixes, directory) for spec in specs]
+
+
+def _prefixes(specs: Iterable[str]) -> tuple[str, ...]:
+    """What stands before the first colon: it says which libraries are needed."""
+    return tuple(sorted({spec.partition(":")[0] for spec in specs if ":" in spec}))

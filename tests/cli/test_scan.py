@@ -110,6 +110,14 @@ def test_missing_extras(monkeypatch: pytest.MonkeyPatch) -> None:
         assert f"skipgraph[{extra}]" in done.stderr
 
 
+def test_a_scan_that_never_began_leaves_nothing_behind(tmp_path: Path) -> None:
+    pytest.importorskip("distributed")
+    done = inside(VGG, "-o", tmp_path / "table.csv", "--scheduler", "nonsense")
+    assert done.exit_code == 2
+    assert "no scheduler answers at nonsense" in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.usefixtures("shared")
 def test_nothing_is_overwritten(tmp_path: Path) -> None:
     target, journal = tmp_path / "table.csv", tmp_path / "table.csv.journal"

@@ -21,7 +21,7 @@ from tests.scan.conftest import ACCIDENTS
 
 distributed = pytest.importorskip("distributed")
 FIXTURES = Path(__file__).parents[2] / "fixtures"
-NAMES = ("unet", "densenet", "highway", "resnet", "vgg", "aspp", "lora", "dla", "csp", "fpn", "hrnet", "uvit")
+NAMES = ("densenet", "highway", "resnet", "vgg", "aspp", "lora", "csp", "fpn")
 
 
 @pytest.fixture(scope="module")

@@ -42,7 +42,7 @@ def test_without_resume_it_begins_anew(tmp_path: Path) -> None:
         first.add(JOB, ROW)
     with Journal(path) as second:
         assert second.row(JOB) is None
-    assert path.read_text() == ""
+    assert not path.exists()  # a scan that ends before its first row leaves nothing to go on with
 
 
 @pytest.mark.parametrize("end", ['{"key": "ab', '{"key": "\xff', "[1, 2]\n", '{"key": 3}\n', "null\n", "\0\0\0\0"])

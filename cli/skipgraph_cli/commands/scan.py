@@ -114,7 +114,10 @@ def scan(
     if scheduler is not None and workers is not None:
         raise UsageError("--workers and --scheduler were both given", "The cluster has workers of its own.")
     from skipgraph.scan import FORMATS, Limits, Scan, Settings, check_format, render
+    from skipgraph.scan.cluster import check_installed
 
+    if scheduler is not None:
+        check_installed()
     chosen = format_for(output, "json" if json else format, FORMATS)
     check_format(chosen)
     limits = Limits(time_limit or None, _bytes(memory_limit) or None)
@@ -158,9 +161,10 @@ def _found(one: Scan, given: list[str], zoo: list[str], only: list[str], skip: l
     from skipgraph.scan import chosen
 
     with progress("Looking up names", quiet=quiet):
-        one.check()
         known = [spec for name in zoo for spec in one.listed(name)]
-    return chosen([*given, *known], only, skip)
+        found = chosen([*given, *known], only, skip)
+        one.check(found)
+    return found
 
 
 def _rows(
