@@ -12,7 +12,8 @@
     ├── ModelError                3  the model could not be built or run
     │   ├── BuildError
     │   ├── CaptureError
-    │   └── EmitError                it cannot be written as source, or exported
+    │   ├── EmitError                it cannot be written as source, or exported
+    │   └── ProcessError             it ran in a process of its own, which gave no result
     ├── VerificationError         4  a rewritten model does not compute what the original does
     ├── NothingToRewriteError     5  no site can be rewritten, or a pattern matches nothing
     ├── BudgetError               6  a budget that cannot be met
@@ -97,6 +98,43 @@ class CaptureError(ModelError):
 
 class EmitError(ModelError):
     """The model cannot be written as source, or exported."""
+
+
+class ProcessError(ModelError):
+    """What ran in a process of its own gave no result.
+
+    Parameters
+    ----------
+    message : str
+        What became of it: "ran longer than 300 s".
+    remedy : str
+        What the user can do about it. May be empty.
+    kind : str
+        ``"time"`` and ``"memory"``: it went beyond a limit, or the system had no memory left; ``"signal"``: it died by
+        one; ``"exit"``: it ended itself; ``"raised"``: it raised; ``"result"``: what it returned cannot be sent;
+        ``"lost"``: it was never started, or ended with the process that watched it.
+    code : int, optional
+        The number of the signal, or the exit code.
+    raised : str
+        The name of the exception's class, if it raised; for the person who looks into it, ``trace`` is its traceback.
+    trace : str
+    """
+
+    def __init__(
+        self,
+        message: str,
+        remedy: str = "",
+        *,
+        kind: str = "lost",
+        code: int | None = None,
+        raised: str = "",
+        trace: str = "",
+    ) -> None:
+        super().__init__(message, remedy)
+        self.kind = kind
+        self.code = code
+        self.raised = raised
+        self.trace = trace
 
 
 class VerificationError(SkipgraphError):

@@ -69,6 +69,10 @@ class Kind:
         How such a SPEC is written, for help and messages; empty for a kind that is only there to be refused.
     fallback : bool
         Asked only when no other kind matches.
+    specs : callable, optional
+        SPECs of all models that it knows by name, for scans of a whole library.
+    library : str
+        The module that its models come from, which a process that loads many of them imports once.
     """
 
     name: str
@@ -76,6 +80,8 @@ class Kind:
     recipe: Callable[[re.Match[str], bool], Recipe]
     form: str = ""
     fallback: bool = False
+    specs: Callable[[], list[str]] | None = None
+    library: str = ""
 
 
 _KINDS: dict[str, Kind] = {}
