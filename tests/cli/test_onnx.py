@@ -22,9 +22,7 @@ def unet(tmp_path_factory: pytest.TempPathFactory) -> Path:
     model = fixtures.load("unet").model_class(width=4)
     path = tmp_path_factory.mktemp("onnx") / "unet.onnx"
     axes = {"image": {0: "batch"}}
-    return exported(
-        model, (torch.zeros(1, 3, 32, 32),), path, dynamo=False, input_names=["image"], dynamic_axes=axes
-    )
+    return exported(model, (torch.zeros(1, 3, 32, 32),), path, dynamo=False, input_names=["image"], dynamic_axes=axes)
 
 
 def test_inspect(unet: Path) -> None:

@@ -60,7 +60,7 @@ BINARY = "Add Sub Mul Div Pow Max Min Sum Mean".split()
 COMPARED = "Equal Greater GreaterOrEqual Less LessOrEqual".split()
 LOGICAL = "And Or Xor".split()
 BITWISE = "BitwiseAnd BitwiseOr BitwiseXor".split()
-REDUCED = "ReduceMean ReduceSum ReduceMax ReduceMin ReduceL1 ReduceL2 ReduceSumSquare ReduceLogSum ReduceLogSumExp".split()
+REDUCED = [f"Reduce{how}" for how in "Mean Sum Max Min L1 L2 SumSquare LogSum LogSumExp".split()]
 TRUE, FALSE = np.array([[True, False]] * 2), np.array([[True], [False]])
 
 CASES = [
