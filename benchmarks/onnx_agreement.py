@@ -2,11 +2,11 @@
 
     python benchmarks/onnx_agreement.py [--only PATTERN]
 
-Each model is written by both of PyTorch's exporters, and read from the file alone. Compared are the counts of skips, and
-multiply-adds operator by operator: what differs is named. Files that have concat skips are rewritten by all sites
-(``--execution separate``), which includes that onnxruntime is run on the original and on the rewritten file; its largest
-difference is printed, over the largest output. Writes ``benchmarks/results/onnx_agreement.md``; exits with 1 if counts
-differ, or a rewrite is wrong.
+Each model is written by both of PyTorch's exporters, and read from the file alone. Compared are the counts of skips,
+and multiply-adds operator by operator: what differs is named. Files that have concat skips are rewritten at all sites
+(``--execution separate``), for which onnxruntime runs the original and the rewritten file; its largest difference is
+printed, over the largest output. Writes ``benchmarks/results/onnx_agreement.md``; exits with 1 if counts differ, or a
+rewrite is wrong.
 """
 
 from __future__ import annotations
