@@ -100,6 +100,7 @@ def main() -> int:
     """Compare and report."""
     warnings.filterwarnings("ignore")
     logging.disable(logging.WARNING)
+    torch.backends.mha.set_fastpath_enabled(False)  # a fused layer, which the exporter of TorchScript does not know
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", default="*")
     only = parser.parse_args().only
