@@ -40,7 +40,8 @@ def main() -> None:
         (stage, entry)
         for stage in options.stages.split(",")
         for entry in wanted
-        if done.get(key := (entry.library, entry.name, stage), {"status": ""})["status"] in ("", *options.again.split(","))
+        if done.get(key := (entry.library, entry.name, stage), {"status": ""})["status"]
+        in ("", *options.again.split(","))
         and worth_it(stage, done.get((*key[:2], "capture")))
     ]
     run_all(pending, options)
@@ -84,7 +85,13 @@ def journalled(path: Path) -> dict[Key, dict[str, Any]]:
 
 def run_all(pending: list[tuple[str, Entry]], options: argparse.Namespace) -> None:
     """Run stages, a worker each, and append their records to the journal as they come."""
-    columns = (TextColumn("{task.description:40}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    columns = (
+        TextColumn("{task.description:40}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
     with (
         options.journal.open("a") as journal,
         Progress(*columns) as progress,

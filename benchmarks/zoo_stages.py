@@ -1,4 +1,4 @@
-"""What `benchmarks/zoo.py` does with one model, in a process of its own; each stage returns a record for the journal."""
+"""What `benchmarks/zoo.py` does with one model, in a process of its own; each stage returns a record."""
 
 from __future__ import annotations
 
@@ -101,7 +101,11 @@ def meta_seconds(model: nn.Module, inputs: Inputs) -> float | None:
 def rerun(model: nn.Module, inputs: Inputs) -> Record:
     """The captured model on real tensors beside the original, from one seed."""
     captured = runnable(model, *inputs)
-    return {"nodes": len(captured.graphs[False].nodes), "fixed": list(captured.fixed_sizes), **alike(captured, model, inputs)}
+    return {
+        "nodes": len(captured.graphs[False].nodes),
+        "fixed": list(captured.fixed_sizes),
+        **alike(captured, model, inputs),
+    }
 
 
 def symbolic(model: nn.Module, inputs: Inputs) -> Record:

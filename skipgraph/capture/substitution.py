@@ -10,11 +10,12 @@ from typing import Any
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from skipgraph.capture.fakes import MOST_KNOWN
+
 Substitute = Callable[[torch.Tensor], torch.Tensor]
 
 _CONTAINERS = frozenset({dict, OrderedDict, list, set})
 _NO_TENSORS = _CONTAINERS | {bool, int, float, str, tuple, type(None)}
-_MOST_KNOWN = 4096  # elements of a tensor whose values a forward may read
 
 
 def to_meta(tensor: torch.Tensor) -> torch.Tensor:
@@ -30,7 +31,7 @@ def fake_substitute(fake: FakeTensorMode, *, constants: bool = True) -> Substitu
     def to_fake(tensor: torch.Tensor) -> torch.Tensor:
         if tensor.device.type != "meta":
             stand_in = fake.from_tensor(tensor, static_shapes=True)
-            if constants and tensor.numel() <= _MOST_KNOWN and not isinstance(tensor, torch.nn.Parameter):
+            if constants and tensor.numel() <= MOST_KNOWN and not isinstance(tensor, torch.nn.Parameter):
                 stand_in.constant = tensor.detach().clone()
                 fake.fake_tensor_converter.add_constant_storage_mapping(stand_in)
             return stand_in
