@@ -50,10 +50,20 @@ def run_stage(stage: str, entry: Entry) -> Record:
     try:
         record = STAGES[stage](model, inputs)
     except SkipgraphError as error:
-        record = {"status": "refused", "reason": words(error)}
+        record = {"status": "refused" if runs(model, inputs) else "does not run", "reason": words(error)}
     except Exception as error:
         record = {"status": "raised", "reason": words(error)}
     return {"seconds": round(time.perf_counter() - began, 2), **record}
+
+
+def runs(model: nn.Module, inputs: Inputs) -> bool:
+    """Whether a model runs at all, with its data."""
+    try:
+        with torch.no_grad():
+            model(*inputs[0], **inputs[1])
+    except Exception:
+        return False
+    return True
 
 
 def words(error: BaseException) -> str:

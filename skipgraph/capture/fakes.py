@@ -35,8 +35,9 @@ class KnowingFakes(FakeTensorMode):
         """Run one operator; what makes a small tensor out of plain numbers makes it with its values too."""
         given = kwargs or {}
         result = super().dispatch(func, types, args, given)
-        small = isinstance(result, FakeTensor) and result.numel() <= MOST_KNOWN and result.device.type == "cpu"
-        if small and result.constant is None and _is_made_of_numbers(func, args, given):
+        if not isinstance(result, FakeTensor) or result.numel() > MOST_KNOWN or result.device.type != "cpu":
+            return result
+        if result.constant is None and _is_made_of_numbers(func, args, given):
             with no_dispatch():
                 result.constant = func(*args, **given)
             self.fake_tensor_converter.add_constant_storage_mapping(result)
