@@ -163,6 +163,19 @@ def test_what_is_computed_of_constants_alone_may_be_read() -> None:
     assert "addmm" in [operator.name for operator in program.operators]
 
 
+def test_a_constant_that_data_is_written_into_is_one_no_longer() -> None:
+    """Through a view of it, after something had to be read: the view and the constant are one memory."""
+
+    def forward(m: Any, x: Tensor) -> Tensor:
+        padded = torch.zeros(2, 6, 4, device=x.device)
+        length = torch.full((2,), 5, device=x.device).max().item()
+        padded[:, :length] = x
+        return padded + torch.relu(m.linear(padded))
+
+    graph = detected(Written(forward, linear=nn.Linear(4, 4)), (torch.empty(2, 5, 4),))
+    assert graph.counts.add == 1
+
+
 def test_what_is_computed_of_an_input_may_not() -> None:
     def forward(m: Any, x: Tensor) -> Tensor:
         return x if bool((torch.zeros(4, device=x.device) + x).any()) else m.linear(x)
@@ -171,6 +184,7 @@ def test_what_is_computed_of_an_input_may_not() -> None:
         capture(Written(forward, linear=nn.Linear(4, 4)), (torch.empty(2, 4),))
 
 
+@pytest.mark.filterwarnings("ignore:Accessing the data pointer")
 def test_a_part_that_only_real_tensors_run_through_is_an_opaque_leaf() -> None:
     def asks_for_data(m: Any, x: Tensor) -> Tensor:
         if x.untyped_storage().data_ptr() == 0:
