@@ -39,7 +39,7 @@ def main() -> None:
     pending = [
         (stage, entry)
         for stage in options.stages.split(",")
-        for entry in wanted
+        for entry in wanted[:: options.every]
         if done.get(key := (entry.library, entry.name, stage), {"status": ""})["status"]
         in ("", *options.again.split(","))
         and worth_it(stage, done.get((*key[:2], "capture")))
@@ -55,6 +55,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--list", type=Path, nargs="+", default=sorted(LISTS.glob("*.toml")))
     parser.add_argument("--only", default="*", help="a pattern over library:model")
     parser.add_argument("--stages", default=",".join(STAGES))
+    parser.add_argument("--every", type=int, default=1, help="take every so many-th model of those: a sample")
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--seconds", type=float, default=300.0, help="the limit for one stage of one model")
     parser.add_argument("--gigabytes", type=float, default=8.0, help="likewise")
@@ -74,8 +75,12 @@ def versions() -> dict[str, str]:
 
 
 def worth_it(stage: str, captured: dict[str, Any] | None) -> bool:
-    """There is nothing to rewrite in a model without a concat."""
-    return stage != "rewrite" or captured is None or captured.get("concats", 1) > 0
+    """There is nothing to rewrite in a model whose concats are no skips, and no way to run one that was not captured."""
+    if stage == "capture" or captured is None:
+        return True
+    if stage == "rewrite":
+        return captured["status"] in ("meta", "fake") and captured.get("concat", 0) > 0
+    return captured["status"] not in ("not built", "does not run")
 
 
 def journalled(path: Path) -> dict[Key, dict[str, Any]]:
