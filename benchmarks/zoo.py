@@ -36,14 +36,15 @@ def main() -> None:
     entries = [entry for path in options.list for entry in listed(path)]
     wanted = [one for one in entries if fnmatch.fnmatch(f"{one.library}:{one.name}", options.only)]
     done = journalled(options.journal)
-    pending = [
-        (stage, entry)
-        for stage in options.stages.split(",")
-        for entry in wanted[:: options.every]
-        if done.get(key := (entry.library, entry.name, stage), {"status": ""})["status"]
-        in ("", *options.again.split(","))
-        and worth_it(stage, done.get((*key[:2], "capture")))
-    ]
+    again = ("", *options.again.split(","))
+    pending = []
+    for stage in options.stages.split(","):
+        worth = [one for one in wanted if worth_it(stage, done.get((one.library, one.name, "capture")))]
+        pending += [
+            (stage, one)
+            for one in worth[:: options.every]
+            if done.get((one.library, one.name, stage), {"status": ""})["status"] in again
+        ]
     run_all(pending, options)
     listed_now = {(one.library, one.name) for path in LISTS.glob("*.toml") for one in read(path)[1]}
     records = {key: one for key, one in journalled(options.journal).items() if key[:2] in listed_now}
@@ -75,7 +76,7 @@ def versions() -> dict[str, str]:
 
 
 def worth_it(stage: str, captured: dict[str, Any] | None) -> bool:
-    """There is nothing to rewrite in a model whose concats are no skips, and no way to run one that was not captured."""
+    """There is nothing to rewrite where no concat is a skip, and nothing to compare with where the model does not run."""
     if stage == "capture" or captured is None:
         return True
     if stage == "rewrite":
