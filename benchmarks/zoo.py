@@ -76,7 +76,7 @@ def versions() -> dict[str, str]:
 
 
 def worth_it(stage: str, captured: dict[str, Any] | None) -> bool:
-    """There is nothing to rewrite where no concat is a skip, and nothing to compare with where the model does not run."""
+    """Nothing can be rewritten where no concat is a skip, nor compared where the model does not run."""
     if stage == "capture" or captured is None:
         return True
     if stage == "rewrite":
