@@ -228,6 +228,8 @@ class CallTracer(TorchFunctionMode):
             return slice(self._argument(tree.start), self._argument(tree.stop), self._argument(tree.step))
         if isinstance(tree, numpy.ndarray):
             return self._node(real_tensor(tree))
+        if isinstance(tree, numpy.generic):  # whose text is no code of a graph
+            return tree.item()
         if isinstance(tree, torch.device) or (isinstance(tree, str) and tree == "meta"):
             return self._device_argument(torch.device(tree))
         return tree

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from contextlib import suppress
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from skipgraph.capture import capture
+from skipgraph.capture import capture, runnable
 from skipgraph.errors import CaptureError
 from tests.helpers.tracing import Written
 
@@ -139,3 +140,19 @@ def test_parameters_that_are_plain_attributes_and_buffers_keep_their_names() -> 
     product, addition = program.operators
     assert (product.inputs[1].origin, product.inputs[1].name) == ("parameter", "scale")
     assert addition.inputs[1].origin == "constant"
+
+
+@functools.lru_cache
+def positions(length: int, device: torch.device) -> tuple[Tensor, ...]:
+    return (torch.arange(length, device=device),)
+
+
+def test_caches_of_functions_keep_no_fake_tensors() -> None:
+    def forward(m: Any, x: Tensor) -> Tensor:
+        longest = torch.full((2,), 3, device=x.device).max().item()
+        return x + positions(longest, x.device)[0]
+
+    model = Written(forward)
+    assert capture(model, (torch.empty(2, 3),)).method == "fake"
+    assert type(positions(3, torch.device("cpu"))[0]) is Tensor
+    assert torch.equal(model(torch.ones(2, 3)), runnable(model, (torch.ones(2, 3),))(torch.ones(2, 3)))
