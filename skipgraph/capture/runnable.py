@@ -13,7 +13,7 @@ import torch
 from torch import fx
 from torch.utils._pytree import tree_map_only
 
-from skipgraph.capture.caches import no_fakes_left
+from skipgraph.capture.caches import nothing_left
 from skipgraph.capture.calls import CallTracer, ScopedGraph
 from skipgraph.capture.conditions import undisturbed
 from skipgraph.capture.fakes import KnowingFakes
@@ -235,8 +235,7 @@ def _trace(model: torch.nn.Module, inputs: Inputs, training: bool, *, on_fake: b
     fake = KnowingFakes() if on_fake else None
     substitute = fake_substitute(fake) if fake else to_meta
     with ExitStack() as stack:
-        if fake is not None:
-            stack.enter_context(no_fakes_left())
+        stack.enter_context(nothing_left())
         stack.enter_context(undisturbed())
         stack.enter_context(torch.random.fork_rng(devices=[]))
         stack.enter_context(borrowed(model, substitute, training=training))

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException
 
-from skipgraph.capture.caches import no_fakes_left
+from skipgraph.capture.caches import nothing_left
 from skipgraph.capture.conditions import undisturbed
 from skipgraph.capture.fakes import KnowingFakes
 from skipgraph.capture.opaque import evaluate
@@ -72,7 +72,7 @@ def capture(
 
 def _on_meta(model: torch.nn.Module, inputs: Inputs, train: bool) -> Program:
     program = Program(model, method="meta", training=train)
-    with borrowed(model, to_meta, training=train):
+    with nothing_left(), borrowed(model, to_meta, training=train):
         _forward(Recorder(program), map_tensors(to_meta, inputs), train)
     return program
 
@@ -119,7 +119,7 @@ def _fake_forward(recorder: Recorder, inputs: Inputs, train: bool, opaque: dict[
     fake = KnowingFakes()
     to_fake = fake_substitute(fake, constants=True)
     recorder.opaque = {path: partial(evaluate, fake=fake) for path in opaque}
-    with no_fakes_left(), borrowed(recorder.program.model, to_fake, training=train):
+    with nothing_left(), borrowed(recorder.program.model, to_fake, training=train):
         fake_inputs = map_tensors(fake_substitute(fake, constants=False), inputs)
         with fake:
             _forward(recorder, fake_inputs, train)

@@ -147,7 +147,7 @@ def positions(length: int, device: torch.device) -> tuple[Tensor, ...]:
     return (torch.arange(length, device=device),)
 
 
-def test_caches_of_functions_keep_no_fake_tensors() -> None:
+def test_caches_of_functions_keep_no_tensors_without_data() -> None:
     def forward(m: Any, x: Tensor) -> Tensor:
         longest = torch.full((2,), 3, device=x.device).max().item()
         return x + positions(longest, x.device)[0]
@@ -156,3 +156,9 @@ def test_caches_of_functions_keep_no_fake_tensors() -> None:
     assert capture(model, (torch.empty(2, 3),)).method == "fake"
     assert type(positions(3, torch.device("cpu"))[0]) is Tensor
     assert torch.equal(model(torch.ones(2, 3)), runnable(model, (torch.ones(2, 3),))(torch.ones(2, 3)))
+
+
+def test_a_table_that_is_kept_is_made_in_every_trace() -> None:
+    model = Written(lambda m, x: x + positions(x.shape[1], x.device)[0])
+    captured = runnable(model, (torch.ones(2, 5),))
+    assert torch.equal(captured(torch.ones(3, 7)), model(torch.ones(3, 7)))
