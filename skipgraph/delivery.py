@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
 import skipgraph
-from skipgraph.emit import alone_of, emitted, write_directory
+from skipgraph.capture.onnx import OnnxModel
+from skipgraph.emit import alone_of, check_directory, emitted, write_directory
 from skipgraph.emit.source import source
+from skipgraph.errors import UsageError
+from skipgraph.graph import SkipGraph
+from skipgraph.passes.workbench import drawn
 from skipgraph.report.changes import changes, headline, markdown, notes
 from skipgraph.rewriting import Rewritten
 
@@ -72,19 +77,37 @@ def emit(
     ...     print(*sorted(path.name for path in pathlib.Path(folder, "out").iterdir()))
     model.py plan.json report.json report.md weights.safetensors
     """
+    check_directory(Path(directory), force=force)
+    with tempfile.TemporaryDirectory(dir=Path(directory).resolve().parent, prefix=".skipgraph.") as folder:
+        files, graph = _model_files(result, Path(folder), onnx=onnx, pt2=pt2)
+        data = changes(result, graph, weights=weights)
+        report = {**data, "skipgraph": skipgraph.__version__}
+        files |= {
+            "plan.json": result.plan.to_json(),
+            "report.json": json.dumps(report, indent=1, ensure_ascii=False) + "\n",
+            "report.md": markdown(data),
+            **({"bench.json": bench} if bench is not None else {}),
+        }
+        write_directory(Path(directory), files, force=force)
+    return data
+
+
+def _model_files(
+    result: Rewritten, folder: Path, *, onnx: bool, pt2: bool
+) -> tuple[dict[str, str | bytes | Path], SkipGraph]:
+    """The files that hold the model itself, some of them in ``folder``, and the graph of what they hold."""
+    if isinstance(result.original, OnnxModel) and isinstance(result.model, OnnxModel):
+        if pt2:
+            raise UsageError("an ONNX file is written as ONNX alone", "Leave --pt2 out.")
+        from skipgraph.emit.onnx_again import write_again
+
+        exact = result.compressed is None
+        again = write_again(result.original, result.model, result.inputs[0], folder, exact=exact)
+        return {path.name: path for path in sorted(folder.iterdir())}, drawn(again, result.inputs)
     made = emitted(
         result.model, result.inputs, title=headline(result.plan), notes=notes(result.plan), onnx=onnx, pt2=pt2
     )
-    data = changes(result, made.graph, weights=weights)
-    files = {
-        **made.files,
-        "plan.json": result.plan.to_json(),
-        "report.json": json.dumps({**data, "skipgraph": skipgraph.__version__}, indent=1, ensure_ascii=False) + "\n",
-        "report.md": markdown(data),
-        **({"bench.json": bench} if bench is not None else {}),
-    }
-    write_directory(Path(directory), files, force=force)
-    return data
+    return dict(made.files), made.graph
 
 
 def standalone(result: Rewritten) -> nn.Module:

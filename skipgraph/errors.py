@@ -112,7 +112,7 @@ class ProcessError(ModelError):
     kind : str
         ``"time"`` and ``"memory"``: it went beyond a limit, or the system had no memory left; ``"signal"``: it died by
         one; ``"exit"``: it ended itself; ``"raised"``: it raised; ``"result"``: what it returned cannot be sent;
-        ``"lost"``: it was never started, or ended with those who watched it.
+        ``"lost"``: it was never started, or ended with the process that watched it.
     code : int, optional
         The number of the signal, or the exit code.
     raised : str
@@ -125,7 +125,7 @@ class ProcessError(ModelError):
         message: str,
         remedy: str = "",
         *,
-        kind: str,
+        kind: str = "lost",
         code: int | None = None,
         raised: str = "",
         trace: str = "",

@@ -27,6 +27,12 @@ def evaluate(module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, A
         return _map(lambda tensor: fake.from_tensor(tensor, static_shapes=True), result)
 
 
+def unseen(module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """What ``module`` returns, of which nothing is recorded."""
+    with _disable_current_modes(), torch._C.DisableTorchFunction(), torch.no_grad():
+        return module.forward(*args, **kwargs)
+
+
 def _real_ones(tensor: torch.Tensor) -> torch.Tensor:
     return _real(tensor, whole=1)
 

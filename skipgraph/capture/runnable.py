@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from types import MethodType
 from typing import Any
@@ -38,7 +38,12 @@ class Captured(torch.nn.Module):
     fixed_sizes : tuple of str
         What had to be asserted: ``"x.size(2) == 224"``, or a comparison that the forward made and that moves with a
         size, ``"x.size(2) % 32 == 0"``. Other sizes raise an `AssertionError` that says so.
+    is_source : bool
+        Whether the graph is the model itself, and not one that was traced from it.
     """
+
+    is_source = False
+    shared: tuple[str, ...] = ("graphs", "_forwards")  # by copies of the module; `copy` makes graphs of their own
 
     def __init__(
         self,
@@ -96,9 +101,17 @@ class Captured(torch.nn.Module):
     def train(self, mode: bool = True) -> Captured:
         """Set the mode, with the exceptions that the original makes (norms that it keeps frozen)."""
         super().train(mode)
+        modules = dict(self.named_modules(remove_duplicate=False))
         for path in self._exceptions[mode]:
-            self.get_submodule(path).training = not mode
+            if path in modules:  # parts are gone when they are one layer again
+                modules[path].training = not mode
         return self
+
+    def parted(self, path: str, parts: Iterable[str]) -> None:
+        """Note that the layer at ``path`` is in parts now, which stay in its mode where it stays in one."""
+        for mode, paths in self._exceptions.items():
+            if path in paths:
+                self._exceptions[mode] = (*paths, *parts)
 
     def code(self, *, training: bool = False) -> str:
         """The Python that runs, as text."""
@@ -113,11 +126,10 @@ class Captured(torch.nn.Module):
         return new
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Captured:
-        new = Captured.__new__(Captured)
+        new = type(self).__new__(type(self))
         torch.nn.Module.__init__(new)
-        shared = {"graphs": self.graphs, "_forwards": self._forwards}
         for name, value in self.__dict__.items():
-            new.__dict__[name] = shared[name] if name in shared else copy.deepcopy(value, memo)
+            new.__dict__[name] = value if name in self.shared else copy.deepcopy(value, memo)
         return new
 
 
@@ -168,6 +180,8 @@ def runnable(model: torch.nn.Module, args: tuple[Any, ...] = (), kwargs: dict[st
     way is asserted. It forgets in ``int()``, ``range()`` and dictionary look-ups; there a way taken only at sizes
     unlike those that were tried is not seen.
     """
+    if isinstance(model, Captured) and model.is_source:
+        return model
     given = dict(kwargs or {})
     # In the order of the forward's parameters, which is that of the placeholders.
     order = _parameters(model, tuple(args), given)

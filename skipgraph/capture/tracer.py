@@ -14,7 +14,7 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicO
 from skipgraph.capture.caches import nothing_left
 from skipgraph.capture.conditions import undisturbed
 from skipgraph.capture.fakes import KnowingFakes
-from skipgraph.capture.opaque import evaluate
+from skipgraph.capture.opaque import evaluate, unseen
 from skipgraph.capture.program import Program
 from skipgraph.capture.recorder import Recorder
 from skipgraph.capture.substitution import borrowed, fake_substitute, to_meta
@@ -73,8 +73,19 @@ def capture(
 def _on_meta(model: torch.nn.Module, inputs: Inputs, train: bool) -> Program:
     program = Program(model, method="meta", training=train)
     with nothing_left(), borrowed(model, to_meta, training=train):
-        _forward(Recorder(program), map_tensors(to_meta, inputs), train)
+        _forward(_told_of_opaque(Recorder(program)), map_tensors(to_meta, inputs), train)
     return program
+
+
+def _told_of_opaque(recorder: Recorder) -> Recorder:
+    """The recorder, told of the modules that are opaque by themselves: operators of a file that cannot be run."""
+    program = recorder.program
+    for path, module in program.model.named_modules():
+        reason = getattr(module, "opaque_reason", None)
+        if reason is not None:
+            recorder.opaque[path] = unseen
+            program.opaque.append((path, reason))
+    return recorder
 
 
 def _on_fake(model: torch.nn.Module, inputs: Inputs, train: bool, reason: str) -> Program:

@@ -59,7 +59,11 @@ def _price(graph: SkipGraph, program: Program | None) -> None:
         book_parameters(laid_out, program)
         book_settings(laid_out, program)
         cost.saved_bytes = book_saved(laid_out, program, composites)
-        parameters = list(program.model.parameters())
+        # Two layers of a file may be two parameters on the same numbers, which count once.
+        places = {
+            (one.untyped_storage()._cdata, one.storage_offset(), one.shape): one for one in program.model.parameters()
+        }
+        parameters = list(places.values())
         cost.parameters = sum(parameter.numel() for parameter in parameters)
         cost.parameter_bytes = sum(parameter.numel() * parameter.itemsize for parameter in parameters)
     peak_tick = _book_memory(laid_out, cost)

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from skipgraph.errors import OutputError
 
-_OURS = ("model.py", "plan.json")  # what an emitted directory has, so that no other is ever replaced
+# What an emitted directory has, so that no other is ever replaced.
+_OURS = (("model.py", "plan.json"), ("model.onnx", "plan.json"))
 
 
 def check_directory(path: Path, *, force: bool) -> None:
@@ -26,7 +27,7 @@ def check_directory(path: Path, *, force: bool) -> None:
     if path.is_dir() and any(path.iterdir()):
         if not force:
             raise OutputError(f"{path} exists", "Give --force to replace it, or another name.")
-        if not all((path / name).is_file() for name in _OURS):
+        if not any(all((path / name).is_file() for name in names) for names in _OURS):
             raise OutputError(f"{path} holds something else than an emitted model", "Give another name.")
     if not path.resolve().parent.is_dir():
         raise OutputError(f"there is no directory {path.parent}", "Make it, or write elsewhere.")
@@ -34,8 +35,8 @@ def check_directory(path: Path, *, force: bool) -> None:
         raise OutputError(f"no permission to write in {path.parent}", "Write elsewhere, or change its permissions.")
 
 
-def write_directory(path: Path, files: Mapping[str, str | bytes], *, force: bool = False) -> None:
-    """Write ``files`` beside ``path``, then move them there as a whole.
+def write_directory(path: Path, files: Mapping[str, str | bytes | Path], *, force: bool = False) -> None:
+    """Write ``files`` beside ``path``, then move them there as a whole; a path is a file that is moved as it is.
 
     Raises
     ------
@@ -50,7 +51,10 @@ def write_directory(path: Path, files: Mapping[str, str | bytes], *, force: bool
         try:
             beside.mkdir()
             for name, content in files.items():
-                (beside / name).write_bytes(content.encode() if isinstance(content, str) else content)
+                if isinstance(content, Path):
+                    shutil.move(content, beside / name)
+                else:
+                    (beside / name).write_bytes(content.encode() if isinstance(content, str) else content)
             if target.exists():
                 target.rename(old)
             beside.rename(target)

@@ -9,7 +9,10 @@ from skipgraph.ops import Kind
 
 
 class Naming:
-    """Hands out unique node ids: the path of a layer of torch.nn, else the module's path and the operator's name."""
+    """Hands out unique node ids: the path of a layer of torch.nn, else the module's path and the operator's name.
+
+    Nodes of a file keep the names that they have there.
+    """
 
     def __init__(self, program: Program) -> None:
         self._layers = {
@@ -19,6 +22,8 @@ class Naming:
         }
         self._taken: dict[str, int] = {}
         self._calls: dict[Any, str] = {}
+        # What a file calls its nodes and operators; other models have no names for their calls.
+        self._labels: dict[str, tuple[str, str]] = getattr(program.model, "labels", {})
 
     def unique(self, name: str) -> str:
         """``name``, or ``name_1``, ``name_2``, … where it is taken."""
@@ -36,6 +41,8 @@ class Naming:
 
     def operator_name(self, operator: Operator, op: str, kind: Kind) -> str:
         """The id of an operator's node: what a layer of torch.nn is there for bears the layer's own path."""
+        if operator.call.site in self._labels:
+            return self.unique(self._labels[operator.call.site][0])
         path = operator.call.module_call.path
         if path in self._layers and kind is not Kind.VIEW:
             return self.unique(path)
@@ -43,6 +50,8 @@ class Naming:
 
     def composite_name(self, composite: Composite, op: str) -> str:
         """The id of a composite's node: its module's path if it is a module."""
+        if composite.call.site in self._labels:
+            return self.unique(self._labels[composite.call.site][0])
         path = composite.call.module_call.path
         if composite.module is not None and path:
             return self.unique(path)
@@ -50,6 +59,8 @@ class Naming:
 
     def call_name(self, call: Call) -> str:
         """What the user's code called: ``torch.nn.Conv2d``, ``torch.cat``, ``Tensor.add_``."""
+        if call.site in self._labels:
+            return self._labels[call.site][1]
         if call.module_call.path in self._layers:
             return f"torch.nn.{type(call.module_call.module).__qualname__}"
         function = call.function

@@ -49,6 +49,10 @@ register(
     kind=Kind.LINEAR_MAP,
     distributes=True,
 )
+# Rounding of numbers that are to stand for integers. In ONNX it is two nodes, which cannot be taken to each operand.
+register(
+    "quantize_dequantize", "fake_quantize_per_tensor_affine_cachemask", kind=Kind.LINEAR_MAP, onnx=("QuantizeLinear",)
+)
 register(
     "abs", "exp", "expm1", "exp2", "log", "log1p", "log2", "sqrt", "rsqrt", "reciprocal", "square", "pow", "sin", "cos",
     "tan", "asin", "acos", "atan", "atan2", "sinh", "cosh", "floor", "ceil", "round", "trunc", "frac", "sign", "sgn",

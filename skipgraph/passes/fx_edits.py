@@ -436,6 +436,7 @@ class FxEdits:
         self, node: fx.Node, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any], shape: tuple[int, ...]
     ) -> fx.Node:
         made = self.graph.create_node(node.op, target, args, kwargs)
+        made.meta.update(node.meta)  # what it was copied from
         self._know(made, shape)
         return made
 

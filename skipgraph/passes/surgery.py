@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from torch.nn.utils.parametrize import is_parametrized
 
+from skipgraph.capture import Captured
 from skipgraph.ops.cuts import Cut
 from skipgraph.passes.state_map import Piece, StateMap, cut
 
@@ -70,6 +71,8 @@ class Surgery:
             for alias in self._paths[id(module)]:
                 self.model.set_submodule(alias, parts)
                 self._note(alias, module, cut, widths)
+                if isinstance(self.model, Captured):
+                    self.model.parted(alias, (f"{alias}.{number}" for number in range(len(widths))))
             self.cuts[path] = cut, widths
         elif self.cuts[path][1] != widths:
             raise ValueError(f"{path} would be cut in two ways")

@@ -52,7 +52,7 @@ def changes(result: Rewritten, emitted: SkipGraph | None = None, *, weights: str
     told = []
     if weights == "random":
         told.append("The weights are randomly initialised: give --weights or --pretrained for a model of use.")
-    if plan.state_map.pieces:
+    if plan.state_map.pieces and not result.original.is_source:
         told.append(_WHOLE_TENSORS)
     if plan.options["inference"]:
         told.append("For inference: batch norms are folded into the weights, and the model cannot train.")

@@ -40,7 +40,7 @@ def document(inspection: Inspection) -> dict[str, Any]:
             "training": inspection.training,
             "opaque": [{"module": module, "reason": reason} for module, reason in inspection.opaque],
         },
-        "totals": _totals(graph),
+        "totals": totals(graph),
         "nodes": [_node(graph, node) for node in _ordered(graph)],
         "edges": list(_edges(graph)),
         "merges": [_merge(merge) for merge in graph.merges],
@@ -54,9 +54,10 @@ def _ordered(graph: SkipGraph) -> list[str]:
     return sorted(graph, key=lambda node: int(graph.nodes[node]["index"]))
 
 
-def _totals(graph: SkipGraph) -> dict[str, Any]:
+def totals(graph: SkipGraph) -> dict[str, Any]:
+    """Costs of the whole model, sizes of the graph, and counts of skips."""
     cost, counts = graph.cost, graph.counts
-    totals = {
+    found: dict[str, Any] = {
         "flops": cost.flops,
         "flops_by_operator": dict(sorted(cost.flops_by_operator.items())),
         "operators_priced_by_own_rules": sorted(cost.own_rules),
@@ -81,8 +82,8 @@ def _totals(graph: SkipGraph) -> dict[str, Any]:
         "skip_edges": counts.edges,
     }
     if cost.saved_bytes is not None:
-        totals["saved_bytes"] = cost.saved_bytes
-    return totals
+        found["saved_bytes"] = cost.saved_bytes
+    return found
 
 
 def _node(graph: SkipGraph, node: str) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from skipgraph.compress import look
 from skipgraph.compress.candidates import noise
 from skipgraph.compress.trade_off import Point
 from skipgraph.compress.trade_off import trade_off as points
-from skipgraph.errors import CaptureError, NothingToRewriteError, PlanError
+from skipgraph.errors import CaptureError, NothingToRewriteError, PlanError, UsageError
 from skipgraph.passes import ConcatToSum, SumToConcat
 from skipgraph.passes.workbench import Inputs, drawn
 from skipgraph.plan import Plan, fingerprint
@@ -99,6 +99,7 @@ def rewrite(
     """
     tell = progress or _ignore
     inputs = as_example(example_inputs)
+    _check_inference(model, inference)
     tell("capturing")
     original = captured(model, inputs)
     tell("rewriting")
@@ -115,8 +116,9 @@ def rewrite(
         )
     if verified:
         args, kwargs = inputs
+        modes = (False,) if original.is_source else (False, True)  # a file says nothing of training
         result.verification = verify(
-            result.reference, result.model, args, kwargs, result.plan.state_map, seed=seed, progress=tell
+            result.reference, result.model, args, kwargs, result.plan.state_map, seed=seed, modes=modes, progress=tell
         )
     finish(result, inference=inference, verified=verified, seed=seed, tell=tell)
     return result
@@ -137,6 +139,7 @@ def planned(
 ) -> Rewritten:
     """What `rewrite` would do, unverified, whether or not there is anything to rewrite."""
     inputs, tell = as_example(example_inputs), progress or _ignore
+    _check_inference(model, inference)
     wanted, lossy = Wanted(only, skip, execution), Lossy(calibrate, seed, tell)
     result = _made(model, captured(model, inputs), inputs, rewrite, wanted, lossy)
     finish(result, inference=inference, verified=False, seed=seed, tell=tell)
@@ -231,6 +234,13 @@ def apply(
         result.verification = verify(result.reference, result.model, *inputs, result.plan.state_map)
     finish(result, inference=inference, verified=verified, seed=seed, tell=_ignore)
     return result
+
+
+def _check_inference(model: torch.nn.Module, inference: bool) -> None:
+    if inference and isinstance(model, Captured) and model.is_source:
+        raise UsageError(
+            "an ONNX file is for inference already", "Leave --inference out: runtimes fold norms themselves."
+        )
 
 
 def _ignore(text: str) -> None:

@@ -17,7 +17,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Self
@@ -100,6 +100,8 @@ class Isolated:
         ------
         ProcessError
             If there is no result; its ``kind`` says why.
+        SkipgraphError
+            What the function raised, if it is one; all other exceptions are told by a `ProcessError`.
         """
         request = pickle.dumps((function, arguments)), str(Path.cwd()), seconds, memory_bytes
         try:
@@ -109,16 +111,30 @@ class Isolated:
         except (EOFError, OSError):
             raise ProcessError("its process was lost: who watched it is gone", "Run it again.", kind="lost") from None
         kind, details = outcome
-        if kind != "returned":
-            raise ProcessError(kind=kind, **details)
-        return pickle.loads(details)
+        if kind == "returned":
+            return pickle.loads(details)
+        raise details if kind == "refused" else ProcessError(kind=kind, **details)
+
+    def start(self) -> None:
+        """Get ready for calls, which otherwise the first of them has to wait for.
+
+        Raises
+        ------
+        ProcessError
+            If that fails.
+        """
+        with self._lock:
+            self._start_if_needed()
 
     def close(self) -> None:
         """End all calls and processes; threads that wait for a call get a `ProcessError`."""
+        self._closed = True
+        if self._server is not None:
+            self._server.kill()  # who holds the lock may wait for it to start
         with self._lock:
-            self._closed = True
             for call in self._calls:
-                call.shutdown(socket.SHUT_RDWR)  # over there the connection ends, and with it the call
+                with suppress(OSError):
+                    call.shutdown(socket.SHUT_RDWR)  # over there the connection ends, and with it the call
             if self._control is not None:
                 self._control.close()
             if self._server is not None:
@@ -141,22 +157,23 @@ class Isolated:
                     self._calls.remove(ours)
 
     def _send(self, end: socket.socket) -> None:
-        """Give one end of a connection to the server, to one that is started anew if there is none."""
+        """Give one end of a connection to the server."""
+        socket.send_fds(self._start_if_needed(), [b"\0"], [end.fileno()])
+
+    def _start_if_needed(self) -> socket.socket:
+        """The connection to the server, to one that is started anew if it has ended."""
         if self._closed:
             raise ProcessError("its process was not started: all of them are ended", kind="lost")
-        if self._server is None or self._server.poll() is not None:
-            self._start()
-        assert self._control is not None
-        socket.send_fds(self._control, [b"\0"], [end.fileno()])
+        if self._control is None or self._server is None or self._server.poll() is not None:
+            self._control = self._started()
+        return self._control
 
-    def _start(self) -> None:
+    def _started(self) -> socket.socket:
         if not hasattr(os, "fork"):
             raise ProcessError("this system cannot fork processes", "Use Linux or macOS.", kind="lost")
-        if self._control is not None:
-            self._control.close()
-        self._control, theirs = socket.socketpair()
+        control, theirs = socket.socketpair()
         with theirs, tempfile.TemporaryFile() as said:
-            self._server = subprocess.Popen(
+            server = self._server = subprocess.Popen(
                 [sys.executable, "-c", _SERVER, json.dumps(sys.path), str(theirs.fileno())],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
@@ -166,19 +183,19 @@ class Isolated:
                 env={"OMP_NUM_THREADS": "1", **os.environ},
             )
             theirs.close()
-            self._control.settimeout(_START_SECONDS)
+            control.settimeout(_START_SECONDS)
             try:
-                with Connection(os.dup(self._control.fileno())) as connection:
+                with Connection(os.dup(control.fileno())) as connection:
                     connection.send(self._prepare)
-                ready = self._control.recv(1)
+                if control.recv(1):
+                    control.settimeout(None)
+                    return control
             except OSError:
-                ready = b""
-            self._control.settimeout(None)
-            if ready:
-                return
-            self._server.kill()
-            self._server.wait()
+                pass
+            control.close()
+            server.kill()
+            server.wait()
             said.seek(0)
             words = said.read().decode(errors="replace").strip().splitlines()
-            why = words[-1] if words else f"exit code {self._server.returncode}"
+        why = words[-1] if words else f"exit code {server.returncode}"
         raise ProcessError(f"the process that starts all others did not come up: {why}", kind="lost")

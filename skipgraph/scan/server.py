@@ -8,7 +8,8 @@
 
 The watcher ends its runner as soon as the caller's end of the connection is closed, the server itself when the caller
 has closed its own: so nothing is left over when the caller is killed. An outcome is ``("returned", pickle of the
-result)``, or the ``kind`` of a `skipgraph.errors.ProcessError` and its other arguments.
+result)``, ``("refused", an error of skipgraph)``, or the ``kind`` of a `skipgraph.errors.ProcessError` and its other
+arguments.
 """
 
 from __future__ import annotations
@@ -29,15 +30,18 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any, NoReturn
 
+from skipgraph.errors import SkipgraphError
+
 Outcome = tuple[str, Any]
 Ended = tuple[int, int, resource.struct_rusage]  # what wait4 tells
+_IDLE_SECONDS = 600.0  # a caller that was cut off from its cluster says no goodbye; one that comes again starts another
 _HAS_PROC = Path("/proc/self/statm").exists()
 _LOOK_SECONDS = 0.05 if _HAS_PROC else 0.5  # elsewhere a look at memory is a program that is run
 _MAXRSS_BYTES = 1 if sys.platform == "darwin" else 1024
 
 
 def serve(control_number: int) -> None:
-    """Fork a watcher for every connection that comes in at a socket, until that is closed."""
+    """Fork a watcher for every connection that comes in at a socket, until that is closed or silent for long."""
     with socket.socket(fileno=control_number) as control:
         with Connection(os.dup(control.fileno())) as connection, suppress(BaseException):
             prepare = connection.recv()
@@ -46,8 +50,12 @@ def serve(control_number: int) -> None:
         control.send(b"\0")
         gc.freeze()  # a collection would write to, and so copy, every page that forks share
         signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody asks how a watcher ended
+        control.settimeout(_IDLE_SECONDS)
         while True:
-            data, descriptors, _, _ = socket.recv_fds(control, 1, 1)
+            try:
+                data, descriptors, _, _ = socket.recv_fds(control, 1, 1)
+            except TimeoutError:
+                return
             if not data:
                 return
             with Connection(descriptors[0]) as caller:
@@ -129,10 +137,11 @@ def _outcome(request: bytes, directory: str) -> Outcome:
         result = function(*arguments)
     except MemoryError as error:
         return "memory", {"message": f"ran out of memory: {error}".removesuffix(": ")}
+    except SkipgraphError as error:
+        return "refused", error
     except BaseException as error:
         return "raised", {
-            "message": f"raised {type(error).__name__}: {getattr(error, 'message', error)}".removesuffix(": "),
-            "remedy": str(getattr(error, "remedy", "")),
+            "message": f"raised {type(error).__name__}: {error}".removesuffix(": "),
             "raised": type(error).__name__,
             "trace": traceback.format_exc(),
         }

@@ -1,4 +1,4 @@
-"""Files: an exported program (``.pt2``) is read; checkpoints and pickles are refused, and so, as yet, is ONNX.
+"""Files: an exported program (``.pt2``) is read; checkpoints and pickles are refused.
 
 Nothing in a file is allowed to run code when it is read.
 """
@@ -104,16 +104,7 @@ def _checkpoint_recipe(match: re.Match[str], pretrained: bool) -> Recipe:
     )
 
 
-def _onnx_recipe(match: re.Match[str], pretrained: bool) -> Recipe:
-    path = _existing(match)
-    raise SourceError(
-        f"{path}: ONNX files cannot be read yet",
-        "Give the PyTorch model that it was exported from, or that model as a .pt2 of torch.export.",
-    )
-
-
 register(Kind("exported program", re.compile(r"(?P<path>.+\.pt2)"), _pt2_recipe, "file.pt2"))
-register(Kind("ONNX", re.compile(r"(?P<path>.+\.onnx)"), _onnx_recipe))
 register(
     Kind(
         "checkpoint",

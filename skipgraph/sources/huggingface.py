@@ -17,6 +17,7 @@ from skipgraph.sources.registry import Example, Kind, Recipe, register
 from skipgraph.sources.user_code import described, running
 from skipgraph.sources.zoo import library
 
+_LIBRARY = "transformers.models.auto.modeling_auto"
 _TOKENS = 128
 _DECODER_TOKENS = 32
 _SAMPLES = 16_000  # one second of speech
@@ -126,4 +127,19 @@ def _features(config: Any) -> torch.Tensor:
     return torch.empty(1, bins, 2 * getattr(config, "max_source_positions", 1500), device="meta")
 
 
-register(Kind("transformers", re.compile(r"hf:(?P<name>.+)"), _recipe, "hf:DIRECTORY-or-config.json"))
+def _specs() -> list[str]:
+    """The model types of which the library has a default configuration and a model."""
+    models = library(_LIBRARY, "huggingface").MODEL_MAPPING_NAMES
+    return [f"hf:{name}" for name in models if name in library("transformers", "huggingface").CONFIG_MAPPING]
+
+
+register(
+    Kind(
+        "hf",
+        re.compile(r"hf:(?P<name>.+)"),
+        _recipe,
+        "hf:DIRECTORY-or-config.json",
+        specs=_specs,
+        library=_LIBRARY,
+    )
+)

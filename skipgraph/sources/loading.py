@@ -101,6 +101,13 @@ def load(
     example = parse_inputs(inputs, dtype=dtype or torch.float32) if inputs else None
 
     def assembled(device: str) -> Source:
+        if recipe.fitted is not None:
+            if weights is not None or dtype is not None:
+                raise SourceError(f"{spec} has its own weights and dtypes", "Leave --weights and --dtype out.")
+            model, (args, kwargs) = recipe.fitted(example, device != "meta")
+            return Source(
+                spec, model, args, kwargs, recipe.weights, False, recipe.fixed_mode, list(getattr(model, "notes", ()))
+            )
         model, notes = _build(recipe, spec, device, seed)
         if dtype is not None:
             model = model.to(dtype)

@@ -16,6 +16,10 @@ Example = tuple[tuple[Any, ...], dict[str, Any]]  # positional and keyword input
 Weights = Literal["random", "pretrained", "file"]
 
 
+def _no_model() -> torch.nn.Module:
+    raise NotImplementedError("a model that is made for its inputs")
+
+
 def _no_example(model: torch.nn.Module) -> Example | None:
     return None
 
@@ -36,13 +40,17 @@ class Recipe:
         The model is there already, or its values matter: there is no point in building it on the meta device.
     fixed_mode : bool
         Training or evaluation mode is part of the model, and cannot be changed.
+    fitted : callable or None
+        In the place of ``build``, for a model that is made for inputs of certain shapes: from the inputs that were
+        asked for, or None, and whether data is needed, to the model and its inputs.
     """
 
-    build: Callable[[], torch.nn.Module]
+    build: Callable[[], torch.nn.Module] = field(default=_no_model)
     example: Callable[[torch.nn.Module], Example | None] = field(default=_no_example)
     weights: Weights = "random"
     ready: bool = False
     fixed_mode: bool = False
+    fitted: Callable[[Example | None, bool], tuple[torch.nn.Module, Example]] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +69,10 @@ class Kind:
         How such a SPEC is written, for help and messages; empty for a kind that is only there to be refused.
     fallback : bool
         Asked only when no other kind matches.
+    specs : callable, optional
+        SPECs of all models that it knows by name, for scans of a whole library.
+    library : str
+        The module that its models come from, which a process that loads many of them imports once.
     """
 
     name: str
@@ -68,6 +80,8 @@ class Kind:
     recipe: Callable[[re.Match[str], bool], Recipe]
     form: str = ""
     fallback: bool = False
+    specs: Callable[[], list[str]] | None = None
+    library: str = ""
 
 
 _KINDS: dict[str, Kind] = {}

@@ -105,5 +105,17 @@ def _torchvision_example(builder: Callable[..., Any], available: list[Any]) -> C
     return example
 
 
-for _name, _recipe in (("timm", _timm_recipe), ("torchvision", _torchvision_recipe)):
-    register(Kind(_name, re.compile(rf"{_name}:(?P<object>.+)", re.DOTALL), _recipe, f"{_name}:NAME"))
+def _timm_specs() -> list[str]:
+    return [f"timm:{name}" for name in library("timm", "timm").list_models()]
+
+
+def _torchvision_specs() -> list[str]:
+    return [f"torchvision:{name}" for name in library("torchvision.models", "torchvision").list_models()]
+
+
+for _name, _recipe, _specs, _library in (
+    ("timm", _timm_recipe, _timm_specs, "timm"),
+    ("torchvision", _torchvision_recipe, _torchvision_specs, "torchvision.models"),
+):
+    _pattern = re.compile(rf"{_name}:(?P<object>.+)", re.DOTALL)
+    register(Kind(_name, _pattern, _recipe, f"{_name}:NAME", specs=_specs, library=_library))

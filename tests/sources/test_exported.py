@@ -81,13 +81,6 @@ def test_checkpoints_are_no_models(tmp_path: Path, suffix: str) -> None:
     assert f"--weights {path}" in caught.value.remedy
 
 
-def test_onnx_is_not_read_yet(tmp_path: Path) -> None:
-    path = tmp_path / "net.onnx"
-    path.write_bytes(b"")
-    with pytest.raises(SourceError, match="cannot be read yet"):
-        load(str(path))
-
-
 @pytest.mark.parametrize("name", ["absent.pt2", "absent.pt", "absent.onnx"])
 def test_missing_files(name: str) -> None:
     with pytest.raises(SourceError, match="no such file"):

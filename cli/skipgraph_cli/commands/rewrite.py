@@ -105,6 +105,7 @@ def rewrite(
       skipgraph rewrite timm:resnet50 --sum-to-concat --eval-only -o out
       skipgraph rewrite path/model.py --concat-to-sum --budget flops=-30% --calibrate inputs.npz -o out
       skipgraph rewrite path/model.py --concat-to-sum --rank 0.5 --calibrate images/ -o out
+      skipgraph rewrite model.onnx --concat-to-sum --execution separate -o out
     """  # noqa: D301
     if concat_to_sum == sum_to_concat:
         raise UsageError("say which rewrite", "Give either --concat-to-sum or --sum-to-concat.")
@@ -156,7 +157,7 @@ def _graph(result: Rewritten) -> Any:
     """The graph of what would be written."""
     from skipgraph.emit import emitted
 
-    return emitted(result.model, result.inputs, title="").graph
+    return result.after if result.model.is_source else emitted(result.model, result.inputs, title="").graph
 
 
 def _timed(model: Any, result: Rewritten, inputs: Any) -> str:

@@ -56,6 +56,8 @@ def undo(
         check_directory(output, force=force)
         if not (directory / "plan.json").is_file():
             raise PlanError(f"{directory} has no plan.json", "Give a directory that rewrite or apply has written.")
+        if not (directory / "model.py").is_file():
+            raise PlanError(f"{directory} holds an ONNX file, which is not taken back", "Use the file it was made of.")
         plan = Plan.from_json(read_text(directory / "plan.json"))
         given = weights or directory / "weights.safetensors"
         source = load_source(str(directory / "model.py"), None, given, False, "cpu", None, 0)

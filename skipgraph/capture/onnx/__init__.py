@@ -1,0 +1,11 @@
+"""ONNX files as captured models.
+
+``file.py`` reads a file, ``reader.py`` makes the graph of calls of it, ``operators/`` says what PyTorch calls each
+operator, ``model.py`` is what comes of it.
+"""
+
+from skipgraph.capture.onnx.file import load_file
+from skipgraph.capture.onnx.model import OnnxModel, Origin
+from skipgraph.capture.onnx.reader import read_model
+
+__all__ = ["OnnxModel", "Origin", "load_file", "read_model"]

@@ -1,0 +1,107 @@
+"""A model that was read from an ONNX file: a graph of PyTorch's calls that remembers the ONNX nodes it stands for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from skipgraph.capture.calls import ScopedGraph
+from skipgraph.capture.runnable import Captured
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """What a call stands for: kept in ``node.meta["onnx"]``.
+
+    Attributes
+    ----------
+    node : onnx_ir.Node
+    places : tuple of int or None
+        Which of the node's inputs each of the call's tensors is, in the order of its arguments; None if the call is
+        only a part of what the node does.
+    """
+
+    node: ir.Node
+    places: tuple[int, ...] | None
+
+
+class Root(nn.Module):
+    """Holds the layers. They are for inference, whatever the mode: a file says nothing of training."""
+
+    def train(self, mode: bool = True) -> Root:
+        """Set the mode of the model itself, and leave its layers in evaluation."""
+        self.training = mode
+        return self
+
+
+class OnnxModel(Captured):
+    """An ONNX graph as calls of PyTorch, one an operator wherever there is one.
+
+    Attributes
+    ----------
+    file : onnx_ir.Model
+        What was read, with model-local functions inlined. It is shared by all copies, and not to be changed.
+    values : dict
+        Call -> the ONNX value that it makes.
+    labels : dict
+        Call -> what users know it by: the name of the ONNX node, and of its operator.
+    notes : list of str
+        What the user should know of how it was read.
+    path : pathlib.Path
+        Where the file lies.
+    """
+
+    is_source = True
+    shared = (*Captured.shared, "file", "values", "labels", "notes")
+
+    def __init__(
+        self,
+        root: nn.Module,
+        graph: ScopedGraph,
+        file: ir.Model,
+        values: dict[str, ir.Value],
+        labels: dict[str, tuple[str, str]],
+        notes: Iterable[str],
+        path: Path,
+    ) -> None:
+        super().__init__(root, {False: graph, True: graph}, {}, ())
+        self.eval()
+        self.file = file
+        self.values = values
+        self.labels = labels
+        self.notes = list(notes)
+        self.path = path
+
+    def __repr__(self) -> str:
+        return f"OnnxModel({self.file.graph.name!r})"
+
+
+class Unseen(nn.Module):
+    """An operator that skipgraph cannot run: results of the right shapes, full of zeros.
+
+    Parameters
+    ----------
+    results : sequence of tuple
+        Shape and dtype of each result.
+    reason : str
+        Why it cannot be run.
+    """
+
+    def __init__(self, results: Iterable[tuple[tuple[int, ...], torch.dtype]], reason: str) -> None:
+        super().__init__()
+        self.results = list(results)
+        self.opaque_reason = reason
+
+    def forward(self, *operands: Any) -> Any:
+        """Zeros on the device of the operands."""
+        device = next((one.device for one in operands if isinstance(one, torch.Tensor)), None)
+        made = tuple(torch.zeros(shape, dtype=dtype, device=device) for shape, dtype in self.results)
+        return made[0] if len(made) == 1 else made
