@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
+from functools import cache
+from types import FunctionType, ModuleType
 from typing import Any
 
 import torch
@@ -96,12 +98,28 @@ def walk(model: torch.nn.Module) -> dict[str, torch.nn.Module]:
 
 
 def _snapshot(module: torch.nn.Module) -> tuple[torch.nn.Module, dict[str, Any], list[tuple[Any, Any]]]:
-    """Attributes, and the containers among them with copies of what they hold (None for nothing)."""
+    """Attributes, and the containers among them with copies of what they hold (None for nothing).
+
+    Objects that are no modules, such as one that keeps tables of positions, are containers of their attributes.
+    """
     attributes = module.__dict__.copy()
     containers = [
         (value, value.copy() if value else None) for value in attributes.values() if type(value) in _CONTAINERS
     ]
+    containers += [
+        (value.__dict__, value.__dict__.copy() or None)
+        for value in attributes.values()
+        if type(value) not in _NO_TENSORS and _is_object(type(value))
+    ]
     return module, attributes, containers
+
+
+@cache
+def _is_object(kind: Hashable) -> bool:
+    """Whether things of a class have attributes of their own, and are no module, tensor, class or function."""
+    assert isinstance(kind, type)
+    keeps = any("__dict__" in base.__dict__ for base in kind.__mro__[:-1])
+    return keeps and not issubclass(kind, (torch.nn.Module, torch.Tensor, type, FunctionType, ModuleType))
 
 
 def _restore(module: torch.nn.Module, attributes: dict[str, Any], containers: list[tuple[Any, Any]]) -> None:

@@ -162,3 +162,23 @@ def test_a_table_that_is_kept_is_made_in_every_trace() -> None:
     model = Written(lambda m, x: x + positions(x.shape[1], x.device)[0])
     captured = runnable(model, (torch.ones(2, 5),))
     assert torch.equal(captured(torch.ones(3, 7)), model(torch.ones(3, 7)))
+
+
+class Table:
+    """No module: makes its tensor when it is first asked."""
+
+    made: Tensor | None = None
+
+    def __call__(self, x: Tensor) -> Tensor:
+        if self.made is None:
+            self.made = torch.arange(x.shape[1], device=x.device)
+        return x + self.made
+
+
+def test_objects_that_are_no_modules_are_the_same_afterwards() -> None:
+    model = Written(lambda m, x: m.table(x))
+    model.table = Table()
+    capture(model, (torch.empty(2, 3),))
+    assert model.table.made is None
+    captured = runnable(model, (torch.ones(2, 3),))
+    assert torch.equal(captured(torch.ones(2, 3)), model(torch.ones(2, 3)))
