@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from types import FunctionType, ModuleType
@@ -109,15 +109,14 @@ def _snapshot(module: torch.nn.Module) -> tuple[torch.nn.Module, dict[str, Any],
     containers += [
         (value.__dict__, value.__dict__.copy() or None)
         for value in attributes.values()
-        if type(value) not in _NO_TENSORS and _is_object(type(value))
+        if type(value) not in _NO_TENSORS and _is_object(type(value))  # type: ignore[arg-type]
     ]
     return module, attributes, containers
 
 
 @cache
-def _is_object(kind: Hashable) -> bool:
+def _is_object(kind: type) -> bool:
     """Whether things of a class have attributes of their own, and are no module, tensor, class or function."""
-    assert isinstance(kind, type)
     keeps = any("__dict__" in base.__dict__ for base in kind.__mro__[:-1])
     return keeps and not issubclass(kind, (torch.nn.Module, torch.Tensor, type, FunctionType, ModuleType))
 
