@@ -14,11 +14,11 @@ from torch import fx, nn
 from zoo_lists import LISTS, Entry
 
 import skipgraph as sg
-from skipgraph.capture import runnable
 from skipgraph.capture.substitution import borrowed, to_meta
 from skipgraph.capture.trees import map_tensors, tensors
 from skipgraph.errors import SkipgraphError
 from skipgraph.rewriting import planned
+from skipgraph.rewriting.ways import captured as captured_in_both_modes
 from skipgraph.sources.inputs import as_example
 from skipgraph.sources.torchvision_operators import declare_missing
 from skipgraph.verify import verify
@@ -110,7 +110,7 @@ def meta_seconds(model: nn.Module, inputs: Inputs) -> float | None:
 
 def rerun(model: nn.Module, inputs: Inputs) -> Record:
     """The captured model on real tensors beside the original, from one seed."""
-    captured = runnable(model, *inputs)
+    captured = captured_in_both_modes(model, inputs)
     return {
         "nodes": len(captured.graphs[False].nodes),
         "fixed": list(captured.fixed_sizes),
