@@ -4,13 +4,14 @@
 #   make test     run the tests
 #   make lint     formatting, style, types, layers
 #   make check    lint, then test
+#   make zoo      capture and rewrite some 800 models of nine libraries: hours, resumable (docs/zoo.md)
 
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 WORKERS ?= 2
 
-.PHONY: demo test lint format check clean
+.PHONY: demo test lint format check zoo clean
 .DEFAULT_GOAL := check
 
 # torchvision comes without its dependencies: whatever torch is installed stays, and its compiled operators, which may
@@ -46,6 +47,11 @@ format: $(STAMP)
 	$(BIN)/ruff check --fix
 
 check: lint test
+
+zoo: $(STAMP)
+	$(BIN)/python -m pip install --quiet --no-deps 'diffusers==0.42.1' 'ultralytics==8.4.190' 'vit-pytorch==1.26.11' \
+		opencv-python-headless
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/zoo.py --workers $(WORKERS)
 
 clean:
 	rm -rf .venv demo build dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache

@@ -76,7 +76,8 @@ class CallTracer(TorchFunctionMode):
         self._alive: list[Any] = []
         self.sizes = Watch()
         self._paths = {id(module): path for path, module in model.named_modules()}
-        self._names = dict(_tensor_names(model))
+        self._named = list(_named_tensors(model))
+        self._names = {id(tensor): name for tensor, name in self._named}
         self._buffers = [(path, one._buffers, dict(one._buffers)) for path, one in model.named_modules()]
         self._plain_inputs: list[tuple[fx.Node, Any]] = []
         self._first_input: fx.Node | None = None
@@ -228,6 +229,8 @@ class CallTracer(TorchFunctionMode):
             return slice(self._argument(tree.start), self._argument(tree.stop), self._argument(tree.step))
         if isinstance(tree, numpy.ndarray):
             return self._node(real_tensor(tree))
+        if isinstance(tree, numpy.generic):  # whose text is no code of a graph
+            return tree.item()
         if isinstance(tree, torch.device) or (isinstance(tree, str) and tree == "meta"):
             return self._device_argument(torch.device(tree))
         return tree
@@ -252,7 +255,7 @@ class CallTracer(TorchFunctionMode):
     def _node(self, tensor: torch.Tensor) -> fx.Node:
         node = self._nodes.get(id(tensor))
         if node is None:
-            name = self._names.get(id(tensor))
+            name = self._names.get(id(tensor)) or self._alias_of(tensor)
             if name is None:
                 name = f"_constant_{len(self.constants)}"
                 while hasattr(self.model, name):
@@ -262,6 +265,11 @@ class CallTracer(TorchFunctionMode):
             self._know(node, tensor)
             node.meta["constant"] = self.constants.get(name)
         return node
+
+    def _alias_of(self, tensor: torch.Tensor) -> str | None:
+        """The tensor of the model of which ``tensor`` is another object: some constructors are not seen."""
+        window = _window(tensor)
+        return next((name for other, name in self._named if _window(other) == window), None)
 
     def _know(self, node: fx.Node, tensor: torch.Tensor) -> None:
         """``node`` makes ``tensor``."""
@@ -414,11 +422,18 @@ def _has_tensor(tree: Any) -> bool:
     )
 
 
-def _tensor_names(model: torch.nn.Module) -> Iterator[tuple[int, str]]:
-    """Identity and qualified name of every tensor that a module holds, plain attributes included."""
+def _named_tensors(model: torch.nn.Module) -> Iterator[tuple[torch.Tensor, str]]:
+    """Every tensor that a module holds, plain attributes included, and its qualified name."""
     for path, module in model.named_modules():
         prefix = f"{path}." if path else ""
         for table in (module.__dict__, module._buffers, module._parameters):
             for name, value in table.items():
                 if isinstance(value, torch.Tensor):
-                    yield id(value), prefix + name
+                    yield value, prefix + name
+
+
+def _window(tensor: torch.Tensor) -> tuple[Any, ...]:
+    """The memory of a tensor, and what it sees of it."""
+    with torch._C.DisableTorchFunction():
+        place = tensor.untyped_storage()._cdata, tensor.storage_offset()
+        return *place, tuple(tensor.shape), tensor.stride(), tensor.dtype

@@ -20,7 +20,10 @@ def evaluate(module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, A
         for tensor in [*module.parameters(), *module.buffers()]:
             memo[id(tensor)] = _real(tensor)
         real = copy.deepcopy(module, memo)
-        result = real(*_map(_real, args), **_map(_real, kwargs))
+        try:
+            result = real(*_map(_real, args), **_map(_real, kwargs))
+        except Exception:  # zeros are good indices, and bad masks
+            result = real(*_map(_real_ones, args), **_map(_real_ones, kwargs))
         return _map(lambda tensor: fake.from_tensor(tensor, static_shapes=True), result)
 
 
@@ -30,10 +33,15 @@ def unseen(module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any
         return module.forward(*args, **kwargs)
 
 
-def _real(tensor: torch.Tensor) -> torch.Tensor:
+def _real_ones(tensor: torch.Tensor) -> torch.Tensor:
+    return _real(tensor, whole=1)
+
+
+def _real(tensor: torch.Tensor, whole: int = 0) -> torch.Tensor:
+    """A tensor of random numbers, or full of ``whole`` if its dtype is no floating-point one."""
     if not isinstance(tensor, FakeTensor) and tensor.device.type != "meta":
         return tensor
-    real = torch.zeros(tensor.shape, dtype=tensor.dtype)
+    real = torch.full(tensor.shape, whole, dtype=tensor.dtype)
     if real.dtype.is_floating_point:
         real.uniform_(0.0, 1.0)
     return torch.nn.Parameter(real, requires_grad=False) if isinstance(tensor, torch.nn.Parameter) else real

@@ -264,12 +264,24 @@ class Recorder:
             result = self.opaque[path](module, args, kwargs)
         finally:
             self._paused = False
+        self._opaque_operator(call, inputs, list(tensors(result)))
+        return result
+
+    def _opaque_operator(self, call: Call, inputs: list[Value], results: list[torch.Tensor]) -> Operator:
         operator = Operator(len(self.program.operators), "opaque", None, tuple(inputs), {}, inputs, [], call)
         self.program.operators.append(operator)
-        for tensor in tensors(result):
+        for tensor in results:
             self.ledger.output(operator, tensor)
         operator.is_view = False
-        return result
+        return operator
+
+    def opaque_rest(self, given: list[torch.Tensor]) -> list[Value]:
+        """End the program with one operator that reads ``given``; its result, of which nothing is known."""
+        inputs = [self.ledger.value_of(tensor) for tensor in given]
+        inputs = [value for value in inputs if value.origin == "operator"] or inputs
+        call = Call(len(self.program.calls), type(self.program.model), self.module_call, site=self._site)
+        self.program.calls.append(call)
+        return self._opaque_operator(call, inputs, [torch.empty(1, device="meta")]).outputs
 
     def step(self, site: str, scope: tuple[tuple[str, int], ...]) -> None:
         """What runs from here on is ``site``, one node of a captured model that was traced in ``scope``."""

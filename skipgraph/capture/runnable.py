@@ -11,11 +11,12 @@ from typing import Any
 
 import torch
 from torch import fx
-from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._pytree import tree_map_only
 
+from skipgraph.capture.caches import nothing_left
 from skipgraph.capture.calls import CallTracer, ScopedGraph
 from skipgraph.capture.conditions import undisturbed
+from skipgraph.capture.fakes import KnowingFakes
 from skipgraph.capture.modes import joined
 from skipgraph.capture.sizes import Trace, Tracing, same_data, study
 from skipgraph.capture.substitution import borrowed, fake_substitute, to_meta
@@ -245,9 +246,10 @@ def _first_trace(model: torch.nn.Module, inputs: Inputs, *, training: bool) -> t
 
 def _trace(model: torch.nn.Module, inputs: Inputs, training: bool, *, on_fake: bool) -> CallTracer:
     """The calls of one forward, on meta tensors or on fake CPU tensors."""
-    fake = FakeTensorMode(allow_non_fake_inputs=True) if on_fake else None
+    fake = KnowingFakes() if on_fake else None
     substitute = fake_substitute(fake) if fake else to_meta
     with ExitStack() as stack:
+        stack.enter_context(nothing_left())
         stack.enter_context(undisturbed())
         stack.enter_context(torch.random.fork_rng(devices=[]))
         stack.enter_context(borrowed(model, substitute, training=training))

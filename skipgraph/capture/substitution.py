@@ -5,16 +5,19 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
+from types import FunctionType, ModuleType
 from typing import Any
 
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from skipgraph.capture.fakes import MOST_KNOWN
+
 Substitute = Callable[[torch.Tensor], torch.Tensor]
 
 _CONTAINERS = frozenset({dict, OrderedDict, list, set})
 _NO_TENSORS = _CONTAINERS | {bool, int, float, str, tuple, type(None)}
-_MOST_KNOWN = 4096  # elements of a tensor whose values a forward may read
 
 
 def to_meta(tensor: torch.Tensor) -> torch.Tensor:
@@ -30,7 +33,7 @@ def fake_substitute(fake: FakeTensorMode, *, constants: bool = True) -> Substitu
     def to_fake(tensor: torch.Tensor) -> torch.Tensor:
         if tensor.device.type != "meta":
             stand_in = fake.from_tensor(tensor, static_shapes=True)
-            if constants and tensor.numel() <= _MOST_KNOWN and not isinstance(tensor, torch.nn.Parameter):
+            if constants and tensor.numel() <= MOST_KNOWN and not isinstance(tensor, torch.nn.Parameter):
                 stand_in.constant = tensor.detach().clone()
                 fake.fake_tensor_converter.add_constant_storage_mapping(stand_in)
             return stand_in
@@ -95,12 +98,27 @@ def walk(model: torch.nn.Module) -> dict[str, torch.nn.Module]:
 
 
 def _snapshot(module: torch.nn.Module) -> tuple[torch.nn.Module, dict[str, Any], list[tuple[Any, Any]]]:
-    """Attributes, and the containers among them with copies of what they hold (None for nothing)."""
+    """Attributes, and the containers among them with copies of what they hold (None for nothing).
+
+    Objects that are no modules, such as one that keeps tables of positions, are containers of their attributes.
+    """
     attributes = module.__dict__.copy()
     containers = [
         (value, value.copy() if value else None) for value in attributes.values() if type(value) in _CONTAINERS
     ]
+    containers += [
+        (value.__dict__, value.__dict__.copy() or None)
+        for value in attributes.values()
+        if type(value) not in _NO_TENSORS and _is_object(type(value))  # type: ignore[arg-type]
+    ]
     return module, attributes, containers
+
+
+@cache
+def _is_object(kind: type) -> bool:
+    """Whether things of a class have attributes of their own, and are no module, tensor, class or function."""
+    keeps = any("__dict__" in base.__dict__ for base in kind.__mro__[:-1])
+    return keeps and not issubclass(kind, (torch.nn.Module, torch.Tensor, type, FunctionType, ModuleType))
 
 
 def _restore(module: torch.nn.Module, attributes: dict[str, Any], containers: list[tuple[Any, Any]]) -> None:

@@ -9,18 +9,17 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch._subclasses.fake_tensor import (
-    DataDependentOutputException,
-    DynamicOutputShapeException,
-    FakeTensorMode,
-)
+from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException
 
+from skipgraph.capture.caches import nothing_left
 from skipgraph.capture.conditions import undisturbed
+from skipgraph.capture.fakes import KnowingFakes
 from skipgraph.capture.opaque import evaluate, unseen
 from skipgraph.capture.program import Program
 from skipgraph.capture.recorder import Recorder
 from skipgraph.capture.substitution import borrowed, fake_substitute, to_meta
 from skipgraph.capture.trees import map_tensors, named_tensors, tensors
+from skipgraph.capture.unfinished import most_layers_ran, part_that_failed
 from skipgraph.errors import CaptureError
 
 _MOST_OPAQUE = 8
@@ -73,7 +72,7 @@ def capture(
 
 def _on_meta(model: torch.nn.Module, inputs: Inputs, train: bool) -> Program:
     program = Program(model, method="meta", training=train)
-    with borrowed(model, to_meta, training=train):
+    with nothing_left(), borrowed(model, to_meta, training=train):
         _forward(_told_of_opaque(Recorder(program)), map_tensors(to_meta, inputs), train)
     return program
 
@@ -91,29 +90,47 @@ def _told_of_opaque(recorder: Recorder) -> Recorder:
 
 def _on_fake(model: torch.nn.Module, inputs: Inputs, train: bool, reason: str) -> Program:
     opaque: dict[str, str] = {}
+    first: tuple[Exception, str] | None = None  # what the user is told if there is no way
     while True:
         program = Program(model, method="fake", training=train, opaque=list(opaque.items()))
         program.warnings.append(f"meta tensors did not do ({reason}): traced on fake CPU tensors, which takes longer")
+        program.warnings += [
+            f"{path} is an opaque leaf: it cannot run without data ({why})" for path, why in opaque.items()
+        ]
         recorder = Recorder(program)
         try:
             _fake_forward(recorder, inputs, train, opaque)
         except Exception as error:
             failed = recorder.failed.path if recorder.failed else ""
-            if not _is_data_dependent(error) or not failed or failed in opaque or len(opaque) >= _MOST_OPAQUE:
-                return _exported(model, inputs, train, error, failed)
+            first = first or (error, failed)
+            if not failed and _is_data_dependent(error) and _finished(recorder, error):
+                return program
+            if not failed or failed in opaque or len(opaque) >= _MOST_OPAQUE:
+                return _exported(model, inputs, train, *(first if failed in opaque else (error, failed)))
             opaque[failed] = _words(error)
             continue
-        program.warnings += [
-            f"{path} is an opaque leaf: its forward depends on data ({why})" for path, why in opaque.items()
-        ]
         return program
 
 
+def _finished(recorder: Recorder, error: Exception) -> bool:
+    """End a program at the part of the model's own forward that reads values, if most of its layers have run."""
+    program = recorder.program
+    called = {call.module_call.module for call in program.calls}
+    part = part_that_failed(program.model, error) if most_layers_ran(program.model, called) else None
+    if part is None:
+        return False
+    name, given = part
+    program.outputs = recorder.opaque_rest(given)
+    program.opaque.append((name, _words(error)))
+    program.warnings.append(f"{name}() is an opaque leaf, and the last: it depends on data ({_words(error)})")
+    return True
+
+
 def _fake_forward(recorder: Recorder, inputs: Inputs, train: bool, opaque: dict[str, str]) -> None:
-    fake = FakeTensorMode(allow_non_fake_inputs=True)
+    fake = KnowingFakes()
     to_fake = fake_substitute(fake, constants=True)
     recorder.opaque = {path: partial(evaluate, fake=fake) for path in opaque}
-    with borrowed(recorder.program.model, to_fake, training=train):
+    with nothing_left(), borrowed(recorder.program.model, to_fake, training=train):
         fake_inputs = map_tensors(fake_substitute(fake, constants=False), inputs)
         with fake:
             _forward(recorder, fake_inputs, train)
@@ -179,7 +196,10 @@ def by_name(model: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any
     return named
 
 
-_DATA_DEPENDENT = ("cannot be called on meta tensors", "Cannot copy out of meta", "data-dependent", "data dependent")
+_DATA_DEPENDENT = (
+    "cannot be called on meta tensors", "Cannot copy out of meta", "data-dependent", "data dependent",
+    ".numpy() is not supported", ".tolist() is not supported",
+)  # fmt: skip
 
 
 def _is_data_dependent(error: BaseException) -> bool:

@@ -168,6 +168,8 @@ class AxisRoles:
 
     def regrouped(self, axes: Axes, shape: Sequence[int]) -> Axes:
         """Axes of a view: atoms in order, split where the new shape cuts through one."""
+        if 0 in shape:  # of no elements: nothing can be told apart
+            return self.fresh(shape)
         atoms = [list(atom) for axis in axes for atom in axis if atom[0] != 1]
         result: list[Axis] = []
         place = 0

@@ -121,3 +121,76 @@ def test_ints_and_none_pass_through() -> None:
         return x.repeat(times, 1)
 
     assert capture(Written(forward), (torch.empty(2, 3), 4, None)).outputs[0].shape == (8, 3)
+
+
+class EndsInValues(nn.Module):
+    """A detector in small: layers, a residual sum, and a choice of results that depends on them."""
+
+    def __init__(self, *, inline: bool) -> None:
+        super().__init__()
+        self.linear = nn.Linear(4, 4)
+        self.inline = inline
+
+    def choose(self, scores: Tensor, names: list[str]) -> Tensor:
+        return scores[scores > 0] if names else scores
+
+    def forward(self, x: Tensor) -> Tensor:
+        scores = x + torch.relu(self.linear(x))
+        return scores[scores > 0] if self.inline else self.choose(scores, ["a"])
+
+
+@pytest.mark.parametrize(("inline", "name"), [(False, "choose"), (True, "forward")])
+def test_a_forward_that_ends_in_reading_values_is_captured_as_far_as_that(inline: bool, name: str) -> None:
+    model = EndsInValues(inline=inline)
+    program = capture(model, (torch.empty(2, 4),))
+    assert [path for path, _ in program.opaque] == [name]
+    assert any(f"{name}() is an opaque leaf, and the last" in warning for warning in program.warnings)
+    last = program.operators[-1]
+    assert (last.name, program.outputs) == ("opaque", last.outputs)
+    assert detected(model, (torch.empty(2, 4),)).counts.add == 1
+
+
+def test_what_is_computed_of_constants_alone_may_be_read() -> None:
+    def forward(m: Any, x: Tensor) -> Tensor:
+        mask = torch.ones(x.shape[0], 600, dtype=torch.bool, device=x.device)
+        mask[:, 500:] = False
+        longest = mask.long().sum(1).max().item()
+        position = torch.arange(longest, device=x.device).unsqueeze(0)
+        return x if bool((position > 499).any()) else m.linear(x)
+
+    program = capture(Written(forward, linear=nn.Linear(4, 4)), (torch.empty(2, 4),))
+    assert (program.method, program.opaque) == ("fake", [])
+    assert "addmm" in [operator.name for operator in program.operators]
+
+
+def test_a_constant_that_data_is_written_into_is_one_no_longer() -> None:
+    """Through a view of it, after something had to be read: the view and the constant are one memory."""
+
+    def forward(m: Any, x: Tensor) -> Tensor:
+        padded = torch.zeros(2, 6, 4, device=x.device)
+        length = torch.full((2,), 5, device=x.device).max().item()
+        padded[:, :length] = x
+        return padded + torch.relu(m.linear(padded))
+
+    graph = detected(Written(forward, linear=nn.Linear(4, 4)), (torch.empty(2, 5, 4),))
+    assert graph.counts.add == 1
+
+
+def test_what_is_computed_of_an_input_may_not() -> None:
+    def forward(m: Any, x: Tensor) -> Tensor:
+        return x if bool((torch.zeros(4, device=x.device) + x).any()) else m.linear(x)
+
+    with pytest.raises(CaptureError, match="depends on the data"):
+        capture(Written(forward, linear=nn.Linear(4, 4)), (torch.empty(2, 4),))
+
+
+@pytest.mark.filterwarnings("ignore:Accessing the data pointer")
+def test_a_part_that_only_real_tensors_run_through_is_an_opaque_leaf() -> None:
+    def asks_for_data(m: Any, x: Tensor) -> Tensor:
+        if x.untyped_storage().data_ptr() == 0:
+            raise RuntimeError("this kernel has no fake")
+        return torch.relu(x)
+
+    model = Written(lambda m, x: x + m.part(m.linear(x)), linear=nn.Linear(4, 4), part=Written(asks_for_data))
+    program = capture(model, (torch.empty(2, 4),))
+    assert [path for path, _ in program.opaque] == ["part"]

@@ -16,6 +16,7 @@ from torch.utils.checkpoint import checkpoint
 from skipgraph.capture.runnable import runnable
 from skipgraph.errors import CaptureError
 from tests.helpers.rerun import assert_runs_alike, captured_alike, image
+from tests.helpers.tracing import Written
 
 
 class Two(nn.Module):
@@ -394,3 +395,18 @@ class Powers(Two):
 def test_powers_and_reflected_operators() -> None:
     torch.manual_seed(0)
     captured_alike(Powers(), torch.randn(2, 4))
+
+
+def test_numbers_of_numpy_are_written_as_plain_ones() -> None:
+    model = Written(lambda m, x: x / numpy.sqrt(numpy.float32(4.0)) + numpy.int64(1))
+    captured = runnable(model, (torch.ones(2, 3),))
+    assert torch.equal(captured(torch.ones(2, 3)), model(torch.ones(2, 3)))
+
+
+def test_a_buffer_in_another_object_is_the_buffer() -> None:
+    model = Written(lambda m, x: x.index_select(1, torch.autograd.Variable(m.index)))
+    model.register_buffer("index", torch.tensor([2, 0]))
+    captured = runnable(model, (torch.ones(2, 3),))
+    x = torch.randn(4, 3)
+    assert torch.equal(captured(x), x[:, [2, 0]])
+    assert "_constant" not in captured.code()

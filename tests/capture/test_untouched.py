@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from contextlib import suppress
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from skipgraph.capture import capture
+from skipgraph.capture import capture, runnable
 from skipgraph.errors import CaptureError
 from tests.helpers.tracing import Written
 
@@ -139,3 +140,45 @@ def test_parameters_that_are_plain_attributes_and_buffers_keep_their_names() -> 
     product, addition = program.operators
     assert (product.inputs[1].origin, product.inputs[1].name) == ("parameter", "scale")
     assert addition.inputs[1].origin == "constant"
+
+
+@functools.lru_cache
+def positions(length: int, device: torch.device) -> tuple[Tensor, ...]:
+    return (torch.arange(length, device=device),)
+
+
+def test_caches_of_functions_keep_no_tensors_without_data() -> None:
+    def forward(m: Any, x: Tensor) -> Tensor:
+        longest = torch.full((2,), 3, device=x.device).max().item()
+        return x + positions(longest, x.device)[0]
+
+    model = Written(forward)
+    assert capture(model, (torch.empty(2, 3),)).method == "fake"
+    assert type(positions(3, torch.device("cpu"))[0]) is Tensor
+    assert torch.equal(model(torch.ones(2, 3)), runnable(model, (torch.ones(2, 3),))(torch.ones(2, 3)))
+
+
+def test_a_table_that_is_kept_is_made_in_every_trace() -> None:
+    model = Written(lambda m, x: x + positions(x.shape[1], x.device)[0])
+    captured = runnable(model, (torch.ones(2, 5),))
+    assert torch.equal(captured(torch.ones(3, 7)), model(torch.ones(3, 7)))
+
+
+class Table:
+    """No module: makes its tensor when it is first asked."""
+
+    made: Tensor | None = None
+
+    def __call__(self, x: Tensor) -> Tensor:
+        if self.made is None:
+            self.made = torch.arange(x.shape[1], device=x.device)
+        return x + self.made
+
+
+def test_objects_that_are_no_modules_are_the_same_afterwards() -> None:
+    model = Written(lambda m, x: m.table(x))
+    model.table = Table()
+    capture(model, (torch.empty(2, 3),))
+    assert model.table.made is None
+    captured = runnable(model, (torch.ones(2, 3),))
+    assert torch.equal(captured(torch.ones(2, 3)), model(torch.ones(2, 3)))

@@ -111,3 +111,12 @@ def test_slices_tell_their_range() -> None:
     graph = graph_of(Written(forward), (image(),))
     slices = [data["slice"] for _, data in graph.nodes(data=True) if data["kind"] == "slice" and data["axis"] == 1]
     assert slices == [(0, 3, 1), (3, 8, 1), (2, 6, 1), (7, 8, 1)]
+
+
+def test_views_of_no_elements_have_axes() -> None:
+    def forward(m: Any, x: Tensor) -> Tensor:
+        nothing = x[:, :0].reshape(2, 0, 4, 4).flatten(1)
+        return m.linear(torch.cat([x, nothing], 1)) + x
+
+    graph = graph_of(Written(forward, linear=nn.Linear(16, 16, **META)), (torch.empty(2, 16, **META),))
+    assert "linear" in graph
