@@ -32,9 +32,10 @@ demo: $(STAMP)
 	@$(BIN)/skipgraph inspect fixtures/unet.py --quiet --force -o demo/unet.svg
 	@echo demo/unet.svg
 
-# A file stays on one worker, whose tests share what they read; each worker has one core, and so has what it starts.
+# Neighbours stay on one worker, and share what they read, until a worker has nothing left to do; each has one core, and
+# so has what it starts.
 test: $(STAMP)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal
 
 lint: $(STAMP)
 	$(BIN)/ruff format --check

@@ -9,7 +9,7 @@ import onnx
 import pytest
 import torch
 
-from tests.cli.conftest import run, run_alone
+from tests.cli.conftest import run
 from tests.helpers import fixtures
 from tests.helpers.onnx_files import exported
 
@@ -38,7 +38,7 @@ def test_inspect(unet: Path) -> None:
 
 def test_rewrite(unet: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    done = run_alone("rewrite", unet, "--concat-to-sum", "--quiet", "--json", "-o", out)
+    done = run("rewrite", unet, "--concat-to-sum", "--quiet", "--json", "-o", out)
     assert (done.code, done.stderr) == (0, "")
     report = json.loads(done.stdout)
     assert (report["before"]["concat"], report["after"]["concat"], report["after"]["add"]) == (4, 0, 4)
