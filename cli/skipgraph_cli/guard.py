@@ -57,12 +57,21 @@ def guarded(command: Callable[_Parameters, None]) -> Callable[_Parameters, None]
         except (typer.Exit, typer.Abort):
             raise
         except Exception as error:
+            if _came_of_an_interrupt(error):
+                say("interrupted")
+                raise typer.Exit(_INTERRUPTED) from None
             traceback.print_exc()
             say(f"error: internal error of skipgraph {__version__}: {type(error).__name__}: {error}")
             say("  Please report it with the lines above, the command, and the model if you can share it.")
             raise typer.Exit(_INTERNAL) from None
 
     return run
+
+
+def _came_of_an_interrupt(error: BaseException) -> bool:
+    """Whether an interrupt was taken for an error: one that strikes while a class is made becomes a RuntimeError."""
+    cause = error.__cause__
+    return cause is not None and (isinstance(cause, KeyboardInterrupt) or _came_of_an_interrupt(cause))
 
 
 def say(text: str) -> None:

@@ -38,6 +38,13 @@ def test_interrupt(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().err == "interrupted\n"
 
 
+def test_an_interrupt_that_was_taken_for_an_error(capsys: pytest.CaptureFixture[str]) -> None:
+    error = RuntimeError("Error calling __set_name__")
+    error.__cause__ = KeyboardInterrupt()
+    assert ended_by(error) == 130
+    assert capsys.readouterr().err == "interrupted\n"
+
+
 def test_internal_error_says_how_to_report_it(capsys: pytest.CaptureFixture[str]) -> None:
     assert ended_by(ZeroDivisionError("oops")) == 1
     message = capsys.readouterr().err

@@ -229,8 +229,12 @@ class Under(nn.Module):
 
     def __init__(self, mode: TorchFunctionMode, model: nn.Module) -> None:
         super().__init__()
-        self.mode = mode
+        self._held = (mode,)  # what a module holds is put back after a trace, and with it what a mode has counted
         self.model = model
+
+    @property
+    def mode(self) -> Any:
+        return self._held[0]
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         with self.mode:
