@@ -25,6 +25,11 @@ The number is the exit code of the command line. Every error says what was wrong
 from __future__ import annotations
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of what an error says; the name of its class if it says nothing."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
 class SkipgraphError(Exception):
     """An error with a remedy.
 

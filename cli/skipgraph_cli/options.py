@@ -9,7 +9,7 @@ import typer
 
 SPEC_HELP = (
     "The model: path/model.py, path/model.py:Class(width=32), package.module:Name, timm:NAME, torchvision:NAME, "
-    "hf:DIRECTORY-or-config.json, or file.pt2."
+    "hf:DIRECTORY-or-config.json, file.onnx, or file.pt2."
 )
 Spec = Annotated[str, typer.Argument(metavar="SPEC", help=SPEC_HELP, show_default=False)]
 Inputs = Annotated[
@@ -21,6 +21,16 @@ Inputs = Annotated[
         help="An example input, [NAME=]SHAPE[:DTYPE], once for each: --input 1x3x224x224, --input ids=1x128:int64. "
         "Without it: example_inputs of the file, or the library's own size.",
     ),
+]
+Json = Annotated[bool, typer.Option("--json", help="Short for --format json.")]
+OutputFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--output", "-o", metavar="FILE", help="Write to a file; its suffix says the format if --format does not."
+    ),
+]
+Train = Annotated[
+    bool, typer.Option("--train", help="Look at the training graph, and at what it keeps for the backward pass.")
 ]
 Weights = Annotated[
     Path | None,

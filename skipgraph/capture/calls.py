@@ -78,6 +78,7 @@ class CallTracer(TorchFunctionMode):
         self._paths = {id(module): path for path, module in model.named_modules()}
         self._named = list(_named_tensors(model))
         self._names = {id(tensor): name for tensor, name in self._named}
+        self._windows: dict[tuple[Any, ...], str] | None = None  # the same by memory, made when it is asked for
         self._buffers = [(path, one._buffers, dict(one._buffers)) for path, one in model.named_modules()]
         self._plain_inputs: list[tuple[fx.Node, Any]] = []
         self._first_input: fx.Node | None = None
@@ -268,8 +269,9 @@ class CallTracer(TorchFunctionMode):
 
     def _alias_of(self, tensor: torch.Tensor) -> str | None:
         """The tensor of the model of which ``tensor`` is another object: some constructors are not seen."""
-        window = _window(tensor)
-        return next((name for other, name in self._named if _window(other) == window), None)
+        if self._windows is None:
+            self._windows = {_window(other): name for other, name in reversed(self._named)}
+        return self._windows.get(_window(tensor))
 
     def _know(self, node: fx.Node, tensor: torch.Tensor) -> None:
         """``node`` makes ``tensor``."""

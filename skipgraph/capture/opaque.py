@@ -10,6 +10,12 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils._python_dispatch import _disable_current_modes
 
 
+class Opaque(torch.nn.Module):
+    """A module that is opaque by itself, and may be run on tensors of any kind: ``reason`` says why."""
+
+    reason: str
+
+
 def evaluate(module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], fake: FakeTensorMode) -> Any:
     """What ``module`` returns for inputs of these shapes, as fake tensors.
 

@@ -14,6 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from skipgraph.capture.evaluation import Evaluation
 from skipgraph.capture.ledger import Ledger
+from skipgraph.capture.opaque import Opaque, unseen
 from skipgraph.capture.program import Call, Composite, ModuleCall, Operator, Program, Value
 from skipgraph.capture.substitution import walk
 from skipgraph.capture.trees import tensors
@@ -106,6 +107,9 @@ class Recorder:
         modules = walk(self.program.model)
         self._paths = {id(module): path for path, module in modules.items()}
         for path, module in modules.items():
+            if isinstance(module, Opaque):
+                self.opaque[path] = unseen
+                self.program.opaque.append((path, module.reason))
             prefix = f"{path}." if path else ""
             for name, tensor in module._buffers.items():
                 self.ledger.own(tensor, "buffer", prefix + name)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from types import MethodType
 from typing import Any
@@ -107,7 +107,7 @@ class Captured(torch.nn.Module):
                 modules[path].training = not mode
         return self
 
-    def parted(self, path: str, parts: Iterable[str]) -> None:
+    def parted(self, path: str, parts: Sequence[str]) -> None:
         """Note that the layer at ``path`` is in parts now, which stay in its mode where it stays in one."""
         for mode, paths in self._exceptions.items():
             if path in paths:

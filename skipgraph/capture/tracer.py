@@ -14,13 +14,13 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicO
 from skipgraph.capture.caches import nothing_left
 from skipgraph.capture.conditions import undisturbed
 from skipgraph.capture.fakes import KnowingFakes
-from skipgraph.capture.opaque import evaluate, unseen
+from skipgraph.capture.opaque import evaluate
 from skipgraph.capture.program import Program
 from skipgraph.capture.recorder import Recorder
 from skipgraph.capture.substitution import borrowed, fake_substitute, to_meta
 from skipgraph.capture.trees import map_tensors, named_tensors, tensors
 from skipgraph.capture.unfinished import most_layers_ran, part_that_failed
-from skipgraph.errors import CaptureError
+from skipgraph.errors import CaptureError, first_line
 
 _MOST_OPAQUE = 8
 
@@ -73,19 +73,8 @@ def capture(
 def _on_meta(model: torch.nn.Module, inputs: Inputs, train: bool) -> Program:
     program = Program(model, method="meta", training=train)
     with nothing_left(), borrowed(model, to_meta, training=train):
-        _forward(_told_of_opaque(Recorder(program)), map_tensors(to_meta, inputs), train)
+        _forward(Recorder(program), map_tensors(to_meta, inputs), train)
     return program
-
-
-def _told_of_opaque(recorder: Recorder) -> Recorder:
-    """The recorder, told of the modules that are opaque by themselves: operators of a file that cannot be run."""
-    program = recorder.program
-    for path, module in program.model.named_modules():
-        reason = getattr(module, "opaque_reason", None)
-        if reason is not None:
-            recorder.opaque[path] = unseen
-            program.opaque.append((path, reason))
-    return recorder
 
 
 def _on_fake(model: torch.nn.Module, inputs: Inputs, train: bool, reason: str) -> Program:
@@ -209,9 +198,9 @@ def _is_data_dependent(error: BaseException) -> bool:
 
 
 def _words(error: BaseException) -> str:
-    """The first line of what an error says."""
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+    """The kind of an error, and the first line of what it says."""
+    kind, line = type(error).__name__, first_line(error)
+    return kind if line == kind else f"{kind}: {line}"
 
 
 def capture_error(model: torch.nn.Module, inputs: Inputs, error: Exception, failed: str) -> CaptureError:

@@ -32,9 +32,9 @@ def named_tensors(tree: Any, prefix: str = "") -> Iterator[tuple[str, torch.Tens
         yield from named_tensors(child, f"{prefix}.{name}" if prefix else str(name))
 
 
-def map_tensors(function: Callable[[torch.Tensor], torch.Tensor], tree: Any) -> Any:
+def map_tensors(function: Callable[[torch.Tensor], Any], tree: Any) -> Any:
     """The same tree with every tensor in it replaced; a tensor that occurs twice is replaced by one."""
-    known: dict[int, torch.Tensor] = {}
+    known: dict[int, Any] = {}
 
     def replaced(item: Any) -> Any:
         if isinstance(item, torch.Tensor):

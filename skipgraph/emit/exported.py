@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from skipgraph.capture.trees import map_tensors
-from skipgraph.errors import EmitError
+from skipgraph.errors import EmitError, first_line
 
 Inputs = tuple[tuple[Any, ...], dict[str, Any]]
 
@@ -43,8 +43,8 @@ def exported(model: nn.Module, inputs: Inputs) -> torch.export.ExportedProgram:
             try:
                 return torch.export.export(model, args, kwargs, strict=False)
             except Exception as error:
-                words = str(error).strip().splitlines() or [type(error).__name__]
-                raise EmitError(f"torch.export cannot export the model: {words[0]}", "Leave out --pt2.") from error
+                words = first_line(error)
+                raise EmitError(f"torch.export cannot export the model: {words}", "Leave out --pt2.") from error
 
 
 def dynamic_batch(model: nn.Module, inputs: Inputs) -> dict[str, Any]:

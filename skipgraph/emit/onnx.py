@@ -13,7 +13,7 @@ from torch import nn
 
 from skipgraph.capture.trees import map_tensors, named_tensors, tensors
 from skipgraph.emit.exported import doubled, dynamic_batch, quiet
-from skipgraph.errors import EmitError, MissingDependencyError, VerificationError
+from skipgraph.errors import EmitError, MissingDependencyError, VerificationError, first_line
 
 Inputs = tuple[tuple[Any, ...], dict[str, Any]]
 _TOLERANCE = 1e-4  # relative, float32: another runtime sums in another order, and folds norms into convolutions
@@ -60,7 +60,7 @@ def _exported(model: nn.Module, inputs: Inputs) -> bytes:
                 )  # fmt: skip
                 return path.read_bytes()
             except Exception as error:
-                words = (str(error).strip().splitlines() or [type(error).__name__])[0]
+                words = first_line(error)
     raise EmitError(f"torch.onnx cannot export the model: {words}", "Leave out --onnx.")
 
 

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from skipgraph.capture.onnx import OnnxModel, load_file, read_model
+from skipgraph.capture.onnx import OnnxModel, graph_inputs, load_file, read_model
+from skipgraph.capture.opaque import Opaque
 from skipgraph.emit.onnx_graph import onnx_graph
-from skipgraph.errors import EmitError, MissingDependencyError, VerificationError
+from skipgraph.errors import EmitError, MissingDependencyError, VerificationError, first_line
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -56,7 +57,7 @@ def write_again(
     path = folder / FILE
     _save(file, path, beside=_has_external_data(original.file))
     _check(original, model, inputs, path, exact=exact)
-    read = {value.name: one for value, one in zip(_inputs(file), inputs, strict=True)}
+    read = {value.name: one for value, one in zip(graph_inputs(file), inputs, strict=True)}
     return read_model(load_file(path), read, data=False, path=path)  # type: ignore[arg-type]
 
 
@@ -78,16 +79,12 @@ def _has_external_data(file: ir.Model) -> bool:
     return any(isinstance(value.const_value, ir.ExternalTensor) for value in file.graph.initializers.values())
 
 
-def _inputs(file: ir.Model) -> list[ir.Value]:
-    return [value for value in file.graph.inputs if value.name not in file.graph.initializers]
-
-
 def _check(original: OnnxModel, model: OnnxModel, inputs: tuple[torch.Tensor, ...], path: Path, *, exact: bool) -> None:
-    given = {str(value.name): one for value, one in zip(_inputs(original.file), inputs, strict=True)}
+    given = {str(value.name): one for value, one in zip(graph_inputs(original.file), inputs, strict=True)}
     made = _run(path, given)
     if exact:
         _compare(made, _run(original.path, given), "onnxruntime with the original file")
-    elif not any(hasattr(one, "opaque_reason") for one in model.modules()):
+    elif not any(isinstance(one, Opaque) for one in model.modules()):
         with torch.no_grad():
             results = model(*inputs)
         wanted = [one.numpy() for one in (results if isinstance(results, tuple) else (results,))]
@@ -107,9 +104,8 @@ def _run(path: Path, inputs: dict[str, torch.Tensor]) -> Sequence[Any]:
         session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
         results: Sequence[Any] = session.run(None, given)
     except Exception as error:
-        words = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise EmitError(
-            f"onnxruntime does not run {path.name}: {words}", "If it runs the original, please report it."
+            f"onnxruntime does not run {path.name}: {first_line(error)}", "If it runs the original, please report it."
         ) from error
     return results
 

@@ -80,15 +80,11 @@ def _convolution(at: Writing, node: fx.Node) -> ir.Value:
     layer = at.module(node)
     operands = _operands(at, node, layer.weight, layer.bias, names=("weight", "bias"))
     attributes = _window(layer.stride, layer.padding, layer.dilation, layer.groups)
-    return at.scribe.node("Conv", operands, {"kernel_shape": list(layer.kernel_size), **attributes}, str(node.target))
-
-
-def _transposed(at: Writing, node: fx.Node) -> ir.Value:
-    layer = at.module(node)
-    operands = _operands(at, node, layer.weight, layer.bias, names=("weight", "bias"))
-    attributes = _window(layer.stride, layer.padding, layer.dilation, layer.groups)
-    extra = {"kernel_shape": list(layer.kernel_size), "output_padding": list(layer.output_padding)}
-    return at.scribe.node("ConvTranspose", operands, {**extra, **attributes}, str(node.target))
+    attributes["kernel_shape"] = list(layer.kernel_size)
+    if not layer.transposed:
+        return at.scribe.node("Conv", operands, attributes, str(node.target))
+    attributes["output_padding"] = list(layer.output_padding)
+    return at.scribe.node("ConvTranspose", operands, attributes, str(node.target))
 
 
 def _linear(at: Writing, node: fx.Node) -> ir.Value:
@@ -138,7 +134,7 @@ def _parametric_relu(at: Writing, node: fx.Node) -> ir.Value:
 
 _LAYERS: dict[type[nn.Module], CallWriter] = {
     **dict.fromkeys((nn.Conv1d, nn.Conv2d, nn.Conv3d), _convolution),
-    **dict.fromkeys((nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d), _transposed),
+    **dict.fromkeys((nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d), _convolution),
     **dict.fromkeys((nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d), _batch_norm),
     **dict.fromkeys((nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d), _instance_norm),
     nn.Linear: _linear,

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import fx, nn
 
-from skipgraph.capture.onnx import OnnxModel, Origin
+from skipgraph.capture.onnx import OnnxModel, Origin, nodes_of
 from skipgraph.emit.onnx_calls import writer_of
 from skipgraph.emit.onnx_scribe import Scribe, all_values
 from skipgraph.errors import EmitError
@@ -52,7 +52,10 @@ class _Writer:
         self.results = _results(model, inputs)
         self._known = {value.name: value for value in all_values(self.scribe.file)}
         self._values: dict[fx.Node, ir.Value] = {}
-        self._by_value = {id(value): name for name, value in model.values.items()}
+        # The value that a call makes is the first of its values: others hand it on.
+        self._own = {
+            name: self._known[value.name] for value, name in reversed(model.calls.items()) if value.name in self._known
+        }
         self._before = {node.name: node for node in original.graphs[False].nodes}
         self._groups: dict[int, list[fx.Node]] = {}
         for node in self._before.values():
@@ -69,7 +72,7 @@ class _Writer:
         graph = self.scribe.file.graph
         for node in self.model.graphs[False].nodes:
             if node.op == "placeholder":
-                self._values[node] = self._known[self.model.values[node.name].name]
+                self._values[node] = self._own[node.name]
             elif node.op == "output":
                 self._set_outputs(node)
             elif node in self._given:
@@ -119,12 +122,12 @@ class _Writer:
         if clone is not None:  # else it stands in a branch, which is read with its outer values as they are
             operands = self._operands_now(origin)
             for place, value in enumerate(origin.node.inputs):
-                made = operands.get(self._by_value.get(id(value), "")) if value is not None else None
-                if made is not None and clone.inputs[place] is not self.value(made):
-                    clone.replace_input_with(place, self.value(made))
-        value = self.model.values.get(node.name)
-        if value is not None:
-            self._values[node] = self._known[value.name]
+                before = self.model.calls.get(value) if value is not None else None
+                now = operands.get(before) if before is not None else None
+                if now is not None and self.value(now) is not self._own.get(str(before)):
+                    clone.replace_input_with(place, self.value(now))
+        if node.name in self._own:
+            self._values[node] = self._own[node.name]
 
     def _operands_now(self, origin: Origin) -> dict[str, fx.Node]:
         """What the calls of a node of the file read, by the names of what they read before."""
@@ -132,7 +135,7 @@ class _Writer:
         group = self._groups[id(origin.node)]
         for before in group:
             now = self._now[before.name]
-            pairs = zip(_nodes((before.args, before.kwargs)), _nodes((now.args, now.kwargs)), strict=True)
+            pairs = zip(nodes_of((before.args, before.kwargs)), nodes_of((now.args, now.kwargs)), strict=True)
             found |= {old.name: new for old, new in pairs if old not in group}
         return found
 
@@ -140,7 +143,7 @@ class _Writer:
         """The operator of the node of the file that a call was copied from, on other operands."""
         origin: Origin = node.meta["onnx"]
         assert origin.places is not None
-        tensors = [self.value(one) for one in _nodes((node.args, node.kwargs))]
+        tensors = [self.value(one) for one in nodes_of((node.args, node.kwargs))]
         operands = [None if value is None else self._known[value.name] for value in origin.node.inputs]
         for place, value in zip(origin.places, tensors, strict=True):
             operands[place] = value
@@ -153,9 +156,8 @@ class _Writer:
     def value(self, node: fx.Node) -> ir.Value:
         """The ONNX value of a call; an initialiser, if it depends on no input."""
         if node not in self._values:
-            name = self.model.values.get(node.name)
-            if node.op == "get_attr" and name is not None and name.name in self._known:
-                self._values[node] = self._known[name.name]
+            if node.op == "get_attr" and node.name in self._own:
+                self._values[node] = self._own[node.name]
             elif node not in self._given:
                 self._values[node] = self.scribe.initializer(self.results[node], str(node.name))
             else:
@@ -181,9 +183,10 @@ class _Writer:
 
     def _set_outputs(self, node: fx.Node) -> None:
         graph = self.scribe.file.graph
-        for place, made in enumerate(_nodes(node.args)):
+        before = nodes_of(next(reversed(self.original.graphs[False].nodes)).args)
+        for place, (was, made) in enumerate(zip(before, nodes_of(node.args), strict=True)):
             old, new = graph.outputs[place], self.value(made)
-            if old is new:
+            if new is self._own.get(was.name):  # it is made as it was, and handed on as it was
                 continue
             if new in graph.outputs or new.is_initializer() or new.is_graph_input():
                 new = self.scribe.node("Identity", [new], {}, f"{old.name}_identity")
@@ -218,17 +221,6 @@ def _given(graph: fx.Graph) -> set[fx.Node]:
     for node in graph.nodes:
         if node.op == "placeholder" or any(one in found for one in node.all_input_nodes):
             found.add(node)
-    return found
-
-
-def _nodes(tree: Any) -> list[fx.Node]:
-    found: list[fx.Node] = []
-
-    def note(node: fx.Node) -> fx.Node:
-        found.append(node)
-        return node
-
-    fx.map_arg(tree, note)
     return found
 
 

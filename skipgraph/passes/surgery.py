@@ -31,7 +31,7 @@ class Surgery:
         From the tensors before to those after all cuts so far.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: Captured) -> None:
         self.model = model
         self.state_map = StateMap()
         self.cuts: dict[str, tuple[Cut, tuple[int, ...]]] = {}
@@ -71,8 +71,7 @@ class Surgery:
             for alias in self._paths[id(module)]:
                 self.model.set_submodule(alias, parts)
                 self._note(alias, module, cut, widths)
-                if isinstance(self.model, Captured):
-                    self.model.parted(alias, (f"{alias}.{number}" for number in range(len(widths))))
+                self.model.parted(alias, [f"{alias}.{number}" for number in range(len(widths))])
             self.cuts[path] = cut, widths
         elif self.cuts[path][1] != widths:
             raise ValueError(f"{path} would be cut in two ways")

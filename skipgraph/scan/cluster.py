@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import importlib.metadata
 import importlib.util
-import logging
 import platform
 from collections.abc import Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
@@ -15,6 +14,7 @@ from typing import Any
 import skipgraph
 from skipgraph.errors import MissingDependencyError, UsageError
 from skipgraph.scan.pricing import end
+from skipgraph.silence import silent
 
 WAIT_SECONDS = 15.0
 _RETRIES = 3  # of a call whose worker is lost
@@ -48,7 +48,7 @@ def connected(address: str, scan: str) -> Iterator[Executor]:
     check_installed()
     import distributed
 
-    with _silent("distributed"), ThreadPoolExecutor(1) as thread:  # the caller's may have an event loop already
+    with silent("distributed"), ThreadPoolExecutor(1) as thread:  # the caller's may have an event loop already
         reached = thread.submit(asyncio.run, _reach(address)).exception()
     if reached is not None:
         words = str(reached).partition("\n")[0] or type(reached).__name__
@@ -56,7 +56,7 @@ def connected(address: str, scan: str) -> Iterator[Executor]:
             f"no scheduler answers at {address}: {words}", "Check the address, and that dask scheduler runs there."
         )
     client = distributed.Client(address, timeout=WAIT_SECONDS, set_as_default=False)
-    with client, _silent("distributed.client"):
+    with client, silent("distributed.client"):
         _check_workers(client, address)
         executor = client.get_executor(pure=False, retries=_RETRIES)
         try:
@@ -74,18 +74,6 @@ async def _reach(address: str) -> None:
 
     connection = await connect(address, timeout=WAIT_SECONDS, **Security().get_connection_args("client"))
     await connection.close()
-
-
-@contextmanager
-def _silent(name: str) -> Iterator[None]:
-    """What this logger has to say is said by our own errors, without a traceback."""
-    logger = logging.getLogger(name)
-    level = logger.level
-    logger.setLevel(logging.CRITICAL)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
 
 
 def _check_workers(client: Any, address: str) -> None:

@@ -5,7 +5,6 @@ Nothing in a file is allowed to run code when it is read.
 
 from __future__ import annotations
 
-import logging
 import os
 import re
 import zipfile
@@ -16,6 +15,7 @@ from pathlib import Path, PurePosixPath
 import torch
 
 from skipgraph.errors import SkipgraphError, SourceError
+from skipgraph.silence import silent
 from skipgraph.sources.registry import Example, Kind, Recipe, register
 from skipgraph.sources.user_code import described
 
@@ -70,13 +70,10 @@ def _weights_only() -> Iterator[None]:
     """Everything that torch.load reads in this block is read with weights_only=True; torch.export's log is quiet."""
     before = os.environ.get(_FORCE)
     os.environ[_FORCE] = "1"
-    logger = logging.getLogger("torch.export")
-    level = logger.level
-    logger.setLevel(logging.CRITICAL)
     try:
-        yield
+        with silent("torch.export"):
+            yield
     finally:
-        logger.setLevel(level)
         if before is None:
             del os.environ[_FORCE]
         else:

@@ -37,7 +37,9 @@ def _recipe(match: re.Match[str], pretrained: bool) -> Recipe:
 
 def _inputs(file: ir.Model, path: Path, example: Example | None) -> dict[str, torch.Tensor]:
     """A tensor for each input of the graph, by its name."""
-    values = [value for value in file.graph.inputs if value.name not in file.graph.initializers]
+    from skipgraph.capture.onnx import graph_inputs
+
+    values = graph_inputs(file)
     if example is None:
         return {
             str(value.name): torch.empty(_sizes(value, path), dtype=_dtype(value), device="meta") for value in values

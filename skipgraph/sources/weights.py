@@ -12,7 +12,7 @@ import safetensors.torch
 import torch
 from safetensors import SafetensorError
 
-from skipgraph.errors import WeightsError
+from skipgraph.errors import WeightsError, first_line
 
 _SHOWN = 3  # keys of a kind that a message lists
 _WRAPPERS = ("state_dict", "model_state_dict", "model")  # keys that training scripts file a state dict under
@@ -76,7 +76,7 @@ def _read(path: Path, device: str) -> _Tensors:
         raise _refused(path, error) from None
     except (RuntimeError, OSError, EOFError, ValueError, KeyError) as error:
         raise WeightsError(
-            f"{path} cannot be read: {str(error).splitlines()[0]}", "Check that the file is whole, and a checkpoint."
+            f"{path} cannot be read: {first_line(error)}", "Check that the file is whole, and a checkpoint."
         ) from None
     return _state_dict(content, path)
 

@@ -121,6 +121,34 @@ def test_what_is_not_touched_stays_as_it_was(tmp_path: Path) -> None:
     assert all(weights[one.name] == one for one in kept)
 
 
+def test_what_hands_on_its_operand_is_no_obstacle(tmp_path: Path) -> None:
+    path = exported(redrawn(Upsampling()).float(), (torch.zeros(1, 3, 16, 16),), tmp_path / "model.onnx", dynamo=False)
+    file = onnx.load(path)
+    nodes = list(file.graph.node)
+    concat = next(
+        node for node in nodes if node.op_type == "Concat" and len(node.input) == 2 and node.attribute[0].i == 1
+    )
+    for node in nodes:
+        if concat.output[0] in node.input:
+            node.input[list(node.input).index(concat.output[0])] = "handed_on"
+    nodes.append(onnx.helper.make_node("Identity", [concat.output[0]], ["handed_on"], "hands_on"))
+    last = file.graph.output[0]
+    nodes[-2].output[0] = "made"
+    nodes.append(onnx.helper.make_node("Identity", ["made"], [last.name], "at_the_end"))
+    nodes.insert(nodes.index(concat) + 1, nodes.pop(-2))
+    del file.graph.node[:]
+    file.graph.node.extend(nodes)
+    onnx.checker.check_model(file)
+    onnx.save(file, path)
+    sg.emit(rewritten(path), tmp_path / "out")
+    again = onnx.load(tmp_path / "out" / "model.onnx")
+    assert not [node.name for node in again.graph.node if node.op_type == "Concat" and node.attribute[0].i == 1]
+    assert next(node for node in again.graph.node if node.name == "at_the_end") == nodes[-1]
+    x = np.random.default_rng(0).normal(size=(1, 3, 16, 16)).astype(np.float32)
+    before, after = (run(one, x) for one in (path, tmp_path / "out" / "model.onnx"))
+    np.testing.assert_allclose(after, before, rtol=0, atol=1e-5 * np.abs(before).max())
+
+
 def test_sums_become_concats(tmp_path: Path) -> None:
     fixture = fixtures.load("unet_sum")
     inputs = fixture.example_inputs

@@ -132,3 +132,33 @@ def test_patterns_that_match_nothing() -> None:
         rewrite(model, inputs, ConcatToSum(), only=["nowhere"])
     with pytest.raises(NothingToRewriteError, match="nothing to rewrite"):
         rewrite(model, inputs, ConcatToSum(), skip=["*"])
+
+
+class FrozenBehind(nn.Module):
+    """A batch norm behind a join, which stays in evaluation when the model trains."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.branch = nn.Conv2d(3, 8, 3, padding=1)
+        self.norm = nn.BatchNorm2d(11)
+        self.join = nn.Conv2d(11, 4, 1)
+
+    def train(self, mode: bool = True) -> FrozenBehind:
+        super().train(mode)
+        self.norm.eval()
+        return self
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.join(self.norm(torch.cat([x, self.branch(x).relu()], 1)))
+
+
+def test_parts_of_a_frozen_norm_are_frozen() -> None:
+    result = rewrite(redrawn(FrozenBehind()).float(), torch.randn(2, 3, 8, 8), ConcatToSum(), execution="separate")
+
+    def modes(model: nn.Module) -> list[tuple[str, bool]]:
+        norms = [(path, one) for path, one in model.named_modules() if isinstance(one, nn.BatchNorm2d)]
+        return [(path, one.training) for path, one in norms]
+
+    assert modes(result.model.train()) == [("norm.0", False), ("norm.1", False)]
+    assert modes(result.model.copy().train()) == [("norm.0", False), ("norm.1", False)]
+    assert modes(result.undo().train()) == [("norm", False)]

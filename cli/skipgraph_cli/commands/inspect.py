@@ -12,36 +12,23 @@ import typer
 
 from skipgraph.errors import UsageError
 from skipgraph_cli.guard import say
+from skipgraph_cli.options import Dtype, Inputs, Json, OutputFile, Pretrained, Quiet, Spec, Train, Weights
 from skipgraph_cli.output import check_target, format_for, our_output_only, write_file, write_standard_output
 from skipgraph_cli.progress import progress
 
 if TYPE_CHECKING:
     from skipgraph.inspection import Inspection
 
-_SPEC = (
-    "The model: path/model.py, path/model.py:Class(width=32), package.module:Name, timm:NAME, torchvision:NAME, "
-    "hf:DIRECTORY-or-config.json, or file.pt2."
-)
-_INPUT = (
-    "An example input, [NAME=]SHAPE[:DTYPE], once for each: --input 1x3x224x224, --input ids=1x128:int64. "
-    "Without it: example_inputs of the file, or the library's own size."
-)
-
 
 def inspect(
-    spec: Annotated[str, typer.Argument(metavar="SPEC", help=_SPEC, show_default=False)],
-    inputs: Annotated[list[str] | None, typer.Option("--input", "-i", metavar="INPUT", help=_INPUT)] = None,
+    spec: Spec,
+    inputs: Inputs = None,
     format: Annotated[
         str | None,
         typer.Option("--format", "-f", metavar="FORMAT", help="table (default), json, dot, svg, png or pdf."),
     ] = None,
-    json: Annotated[bool, typer.Option("--json", help="Short for --format json.")] = False,
-    output: Annotated[
-        Path | None,
-        typer.Option(
-            "--output", "-o", metavar="FILE", help="Write to a file; its suffix says the format if --format does not."
-        ),
-    ] = None,
+    json: Json = False,
+    output: OutputFile = None,
     force: Annotated[bool, typer.Option("--force", help="Replace the file if it exists.")] = False,
     depth: Annotated[
         int | None,
@@ -51,24 +38,15 @@ def inspect(
     what_if: Annotated[
         bool, typer.Option("--what-if", help="Say for every skip what each possible rewrite would change.")
     ] = False,
-    train: Annotated[
-        bool, typer.Option("--train", help="Look at the training graph, and at what it keeps for the backward pass.")
-    ] = False,
-    weights: Annotated[
-        Path | None,
-        typer.Option(
-            "--weights", metavar="FILE", help="Your weights: .safetensors, or a checkpoint that is a state dict."
-        ),
-    ] = None,
-    pretrained: Annotated[bool, typer.Option("--pretrained", help="The library's own weights.")] = False,
+    train: Train = False,
+    weights: Weights = None,
+    pretrained: Pretrained = False,
     device: Annotated[
         str, typer.Option("--device", help="Where to build the model: meta needs no memory, cpu or cuda does.")
     ] = "meta",
-    dtype: Annotated[
-        str | None, typer.Option("--dtype", help="Convert parameters and inputs: float32, bf16, f16, …")
-    ] = None,
+    dtype: Dtype = None,
     seed: Annotated[int, typer.Option("--seed", help="Of the random weights.")] = 0,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no warnings.")] = False,
+    quiet: Quiet = False,
 ) -> None:
     """Find every skip of a model, classify it, and say what it costs.
 
@@ -82,6 +60,7 @@ def inspect(
       skipgraph inspect timm:resnet50 --what-if
       skipgraph inspect hf:path/to/config.json --input input_ids=1x512:int64
       skipgraph inspect torchvision:densenet121 --train --json
+      skipgraph inspect model.onnx --input image=1x3x512x512
       skipgraph inspect path/model.py -o model.svg
     """  # noqa: D301
     if json and format not in (None, "json"):

@@ -13,7 +13,7 @@ import typer
 
 from skipgraph.errors import OutputError, UsageError
 from skipgraph_cli.guard import say
-from skipgraph_cli.options import SPEC_HELP, Dtype, Inputs, Quiet, Seed
+from skipgraph_cli.options import SPEC_HELP, Dtype, Inputs, Json, OutputFile, Quiet, Seed, Train
 from skipgraph_cli.output import (
     check_target,
     format_for,
@@ -54,22 +54,15 @@ def scan(
         str | None,
         typer.Option("--format", "-f", metavar="FORMAT", help="table (default), csv, parquet or json."),
     ] = None,
-    json: Annotated[bool, typer.Option("--json", help="Short for --format json.")] = False,
-    output: Annotated[
-        Path | None,
-        typer.Option(
-            "--output", "-o", metavar="FILE", help="Write to a file; its suffix says the format if --format does not."
-        ),
-    ] = None,
+    json: Json = False,
+    output: OutputFile = None,
     force: Annotated[bool, typer.Option("--force", help="Replace the file if it exists, and begin anew.")] = False,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with a scan that was interrupted: FILE.journal has its rows.")
     ] = False,
     inputs: Inputs = None,
     dtype: Dtype = None,
-    train: Annotated[
-        bool, typer.Option("--train", help="Look at the training graph, and at what it keeps for the backward pass.")
-    ] = False,
+    train: Train = False,
     seed: Seed = 0,
     workers: Annotated[
         int | None,

@@ -160,15 +160,8 @@ class At:
         """
         return self._reader.layer(self.node, module, tensors, operands)
 
-    def pieces(self, function: Callable[..., Any], count: int, *args: Any, **kwargs: Any) -> tuple[Any, ...]:
-        """The tensors of a call that makes several."""
-        made = self.call(function, *args, **kwargs)
-        if not isinstance(made, fx.Node):
-            return tuple(made)
-        return tuple(self._reader.piece(self.node, made, place) for place in range(count))
-
     def unpacked(self, made: Any) -> tuple[Any, ...]:
-        """The tensors, or tuples of such, of a layer that makes several."""
+        """The tensors, or tuples of such, of a call that makes several."""
         if not isinstance(made, fx.Node):
             return tuple(made)
         return tuple(self._reader.piece(self.node, made, place) for place in range(len(made.meta["value"])))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from skipgraph.errors import MissingDependencyError, SourceError
+from skipgraph.errors import MissingDependencyError, SourceError, first_line
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -31,13 +31,17 @@ def load_file(path: Path) -> ir.Model:
         if model.functions:
             InlinePass()(model)
     except Exception as error:  # whatever a broken file provokes
-        words = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise SourceError(f"{path} is not a whole ONNX file: {words}", "Export the model again.") from error
+        raise SourceError(f"{path} is not a whole ONNX file: {first_line(error)}", "Export the model again.") from error
     if not len(model.graph):
         raise SourceError(f"{path} is not a whole ONNX file: its graph is empty", "Export the model again.")
     for tensor in _external(model):
         _check_place(path, tensor)
     return model
+
+
+def graph_inputs(file: ir.Model) -> list[ir.Value]:
+    """What has to be given to a graph: old files list their initialisers among its inputs."""
+    return [value for value in file.graph.inputs if value.name not in file.graph.initializers]
 
 
 def _external(model: ir.Model) -> list[ir.ExternalTensor]:

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
+from torch import fx, nn
 
 from skipgraph.capture.calls import ScopedGraph
+from skipgraph.capture.opaque import Opaque
 from skipgraph.capture.runnable import Captured
 
 if TYPE_CHECKING:
@@ -33,6 +34,18 @@ class Origin:
     places: tuple[int, ...] | None
 
 
+def nodes_of(tree: Any) -> list[fx.Node]:
+    """The nodes in the arguments of a call, in order, each as often as it stands there."""
+    found: list[fx.Node] = []
+
+    def note(node: fx.Node) -> fx.Node:
+        found.append(node)
+        return node
+
+    fx.map_arg(tree, note)
+    return found
+
+
 class Root(nn.Module):
     """Holds the layers. They are for inference, whatever the mode: a file says nothing of training."""
 
@@ -49,8 +62,8 @@ class OnnxModel(Captured):
     ----------
     file : onnx_ir.Model
         What was read, with model-local functions inlined. It is shared by all copies, and not to be changed.
-    values : dict
-        Call -> the ONNX value that it makes.
+    calls : dict
+        ONNX value -> the call that makes it. Values of nodes that hand on their operand are those of its call.
     labels : dict
         Call -> what users know it by: the name of the ONNX node, and of its operator.
     notes : list of str
@@ -60,14 +73,14 @@ class OnnxModel(Captured):
     """
 
     is_source = True
-    shared = (*Captured.shared, "file", "values", "labels", "notes")
+    shared = (*Captured.shared, "file", "calls", "labels", "notes")
 
     def __init__(
         self,
         root: nn.Module,
         graph: ScopedGraph,
         file: ir.Model,
-        values: dict[str, ir.Value],
+        calls: dict[ir.Value, str],
         labels: dict[str, tuple[str, str]],
         notes: Iterable[str],
         path: Path,
@@ -75,7 +88,7 @@ class OnnxModel(Captured):
         super().__init__(root, {False: graph, True: graph}, {}, ())
         self.eval()
         self.file = file
-        self.values = values
+        self.calls = calls
         self.labels = labels
         self.notes = list(notes)
         self.path = path
@@ -84,7 +97,7 @@ class OnnxModel(Captured):
         return f"OnnxModel({self.file.graph.name!r})"
 
 
-class Unseen(nn.Module):
+class Unseen(Opaque):
     """An operator that skipgraph cannot run: results of the right shapes, full of zeros.
 
     Parameters
@@ -98,7 +111,7 @@ class Unseen(nn.Module):
     def __init__(self, results: Iterable[tuple[tuple[int, ...], torch.dtype]], reason: str) -> None:
         super().__init__()
         self.results = list(results)
-        self.opaque_reason = reason
+        self.reason = reason
 
     def forward(self, *operands: Any) -> Any:
         """Zeros on the device of the operands."""

@@ -10,7 +10,7 @@ import itertools
 import operator
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,10 +19,12 @@ from torch import fx, nn
 
 from skipgraph.capture.calls import ScopedGraph
 from skipgraph.capture.onnx.at import At, UnsupportedError, converter_of
-from skipgraph.capture.onnx.model import OnnxModel, Origin, Root, Unseen
+from skipgraph.capture.onnx.file import graph_inputs
+from skipgraph.capture.onnx.model import OnnxModel, Origin, Root, Unseen, nodes_of
 from skipgraph.capture.onnx.operators import load_families
 from skipgraph.capture.onnx.tensors import dtype_of, read
-from skipgraph.errors import CaptureError
+from skipgraph.capture.trees import map_tensors, tensors
+from skipgraph.errors import CaptureError, SkipgraphError, first_line
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -80,9 +82,7 @@ class Reader:
         """The model."""
         graph = self.file.graph
         self._check_versions()
-        for value in graph.inputs:
-            if value.name in graph.initializers:
-                continue
+        for value in graph_inputs(self.file):
             name = _word(str(value.name))
             node = self.graph.placeholder(name)
             self._know(node, torch.empty_like(self.inputs[str(value.name)], device="meta"))
@@ -91,12 +91,12 @@ class Reader:
         outputs = [self._as_node(self.operand(value)) for value in graph.outputs]
         self.graph.output(outputs[0] if len(outputs) == 1 else tuple(outputs))
         self._prune()
-        values: dict[str, ir.Value] = {}
+        calls: dict[ir.Value, str] = {}
         for value, operand in self._operands.items():
             made = operand if isinstance(operand, fx.Node) else self._constants.get(id(operand))
             if made is not None:
-                values.setdefault(made.name, value)
-        return OnnxModel(self.root, self.graph, self.file, values, self._labels, self._notes(), path)
+                calls[value] = made.name
+        return OnnxModel(self.root, self.graph, self.file, calls, self._labels, self._notes(), path)
 
     def _notes(self) -> list[str]:
         """What users should know of operators that cannot be run."""
@@ -131,7 +131,7 @@ class Reader:
                 made = converter(At(self, node, version))
         except UnsupportedError as error:
             made = self._opaque(node, str(error))
-        except (CaptureError, MemoryError):
+        except (SkipgraphError, MemoryError):
             raise
         except Exception as error:
             raise self._failure(node, error) from error
@@ -151,11 +151,11 @@ class Reader:
         return tuple(self.operand(value) for value in branch.outputs)
 
     def _failure(self, node: ir.Node, error: Exception) -> CaptureError:
-        words = (str(error).strip().splitlines() or [type(error).__name__])[0]
         operands = [self._operands.get(value) for value in node.inputs if value is not None]
-        shapes = ", ".join("x".join(map(str, one.meta.get("shape", ()))) for one in _nodes(operands))
+        shapes = ", ".join("x".join(map(str, one.meta.get("shape", ()))) for one in nodes_of(operands))
         return CaptureError(
-            f"the node {node.name} ({node.op_type}) does not run on tensors of shape {shapes or 'unknown'}: {words}",
+            f"the node {node.name} ({node.op_type}) does not run on tensors of shape {shapes or 'unknown'}: "
+            f"{first_line(error)}",
             "Check the inputs: give each one's shape as the model expects it, --input NAME=1x3x224x224.",
         )
 
@@ -194,7 +194,7 @@ class Reader:
         if isinstance(operand, fx.Node):
             return operand
         if id(operand) not in self._constants:
-            name = self._free(_word(self.name_of(operand) or "constant"), self.root)
+            name = self._free(_word(self.name_of(operand) or "constant"))
             if operand.is_floating_point() and operand.numel() > 1:
                 self.root.register_parameter(name, self._parameter(operand))
             else:
@@ -218,30 +218,30 @@ class Reader:
 
     def call(self, origin: ir.Node, op: str, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """A call on operands: a node of the graph, or its result if no operand is one."""
-        if not _nodes((args, kwargs)):
+        if not nodes_of((args, kwargs)):
             function = target if op == "call_function" else getattr(torch.Tensor, target)
             return function(*_together(args), **_together(kwargs))
-        given_args, given_kwargs = _map(self._as_node, args), _map(self._as_node, kwargs)
-        node = self.graph.create_node(op, target, given_args, given_kwargs, name=self._label(origin))
+        given_args, given_kwargs = map_tensors(self._as_node, args), map_tensors(self._as_node, kwargs)
+        node = self.graph.create_node(op, target, given_args, given_kwargs, name=_label(origin))
         return self._finish(origin, node)
 
     def layer(
-        self, origin: ir.Node, module: nn.Module, tensors: Mapping[str, torch.Tensor | None], operands: Sequence[Any]
+        self, origin: ir.Node, module: nn.Module, own: Mapping[str, torch.Tensor | None], operands: Sequence[Any]
     ) -> Any:
         """A call of a layer."""
-        for name, tensor in tensors.items():
+        for name, tensor in own.items():
             if name in module._parameters:
                 module._parameters[name] = None if tensor is None else self._parameter(tensor)
             elif name in module._buffers:
                 module._buffers[name] = tensor
         module.eval()
-        if not _nodes(operands):
+        if not nodes_of(operands):
             with torch.no_grad():
                 return module(*_together(tuple(operands)))
-        named = (self.name_of(tensor) for tensor in tensors.values() if tensor is not None)
+        named = (self.name_of(tensor) for tensor in own.values() if tensor is not None)
         path = self._place(module, next((one for one in named if one), None), origin)
         node = self.graph.create_node(
-            "call_module", path, _map(self._as_node, tuple(operands)), {}, name=self._label(origin)
+            "call_module", path, map_tensors(self._as_node, tuple(operands)), {}, name=_label(origin)
         )
         return self._finish(origin, node)
 
@@ -252,7 +252,7 @@ class Reader:
 
     def _finish(self, origin: ir.Node, node: fx.Node) -> fx.Node:
         """Find out what a call makes, by running it without data."""
-        self._labels.setdefault(node.name, (str(origin.name or origin.outputs[0].name), origin.op_type))
+        self._labels.setdefault(node.name, (_name(origin), origin.op_type))
         self._know(node, self._result(node))
         node.meta["onnx"] = Origin(origin, None)
         self._made.append(node)
@@ -272,13 +272,17 @@ class Reader:
                 places.setdefault(id(node), []).append(place)
         found = [
             places[id(node)].pop(0) if places.get(id(node)) else None
-            for node in _nodes((calls[0].args, calls[0].kwargs))
+            for node in nodes_of((calls[0].args, calls[0].kwargs))
         ]
         if None not in found:
             calls[0].meta["onnx"] = Origin(origin, tuple(found))  # type: ignore[arg-type]
 
     def _result(self, node: fx.Node) -> Any:
-        args, kwargs = (_map(lambda one: one.meta["value"], given, fx.Node) for given in (node.args, node.kwargs))
+        def value(one: fx.Node) -> Any:
+            return one.meta["value"]
+
+        args: Any = fx.map_arg(node.args, value)
+        kwargs: Any = fx.map_arg(node.kwargs, value)
         with torch.no_grad():
             if node.op == "call_module":
                 module = self.root.get_submodule(str(node.target))
@@ -358,15 +362,11 @@ class Reader:
 
     # -- names -------------------------------------------------------------------------------------------------------
 
-    def _label(self, origin: ir.Node) -> str:
-        return _word(str(origin.name or origin.outputs[0].name)) or "node"
-
     def _place(self, module: nn.Module, tensor: str | None, origin: ir.Node) -> str:
         """Put a layer where its tensors' names say that it was, or else under the name of its node."""
-        name = str(origin.name or origin.outputs[0].name)
         path = tensor.rpartition(".")[0] if tensor and "." in tensor and _is_path(tensor) else ""
         if not path or not self._open(path):
-            path = self._free(_word(name), self.root)
+            path = self._free(_label(origin))
         owner: nn.Module = self.root
         for part in path.split(".")[:-1]:
             if part not in owner._modules:
@@ -389,9 +389,18 @@ class Reader:
                 return not hasattr(owner, part)
         return False
 
-    def _free(self, name: str, owner: nn.Module) -> str:
+    def _free(self, name: str) -> str:
         candidates = itertools.chain([name], (f"{name}_{number}" for number in itertools.count(1)))
-        return next(one for one in candidates if not hasattr(owner, one))
+        return next(one for one in candidates if not hasattr(self.root, one))
+
+
+def _name(node: ir.Node) -> str:
+    """What the file calls a node; some exporters name results alone."""
+    return str(node.name or node.outputs[0].name)
+
+
+def _label(node: ir.Node) -> str:
+    return _word(_name(node)) or "node"
 
 
 def _word(name: str) -> str:
@@ -404,30 +413,11 @@ def _is_path(name: str) -> bool:
     return all(part.isidentifier() or part.isdigit() for part in name.split("."))
 
 
-def _nodes(tree: Any) -> list[fx.Node]:
-    """The nodes in arguments, in order, each as often as it stands there."""
-    if isinstance(tree, fx.Node):
-        return [tree]
-    if isinstance(tree, dict):
-        tree = list(tree.values())
-    return [node for one in tree for node in _nodes(one)] if isinstance(tree, (list, tuple)) else []
-
-
-def _map(function: Callable[[Any], Any], tree: Any, kind: type = torch.Tensor) -> Any:
-    if isinstance(tree, kind):
-        return function(tree)
-    if isinstance(tree, dict):
-        return {key: _map(function, one, kind) for key, one in tree.items()}
-    return type(tree)([_map(function, one, kind) for one in tree]) if isinstance(tree, (list, tuple)) else tree
-
-
 def _together(tree: Any) -> Any:
     """Tensors on one device: that without data, if any of them has none."""
-    found: list[torch.Tensor] = []
-    _map(found.append, tree)
-    if len({one.device.type for one in found}) < 2:
+    if len({one.device.type for one in tensors(tree)}) < 2:
         return tree
-    return _map(lambda one: one.to("meta"), tree)
+    return map_tensors(lambda one: one.to("meta"), tree)
 
 
 def _tensors(module: nn.Module) -> list[tuple[str, torch.Tensor]]:

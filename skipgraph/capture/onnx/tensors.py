@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from skipgraph.errors import SourceError
+from skipgraph.errors import SourceError, first_line
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -67,7 +67,7 @@ def read(tensor: ir.TensorProtocol, *, data: bool) -> torch.Tensor | None:
         array = tensor.numpy()
     except Exception as error:  # a damaged file; external data that is missing or too short
         raise SourceError(
-            f"the data of the tensor {tensor.name} cannot be read: {str(error).splitlines()[0]}",
+            f"the data of the tensor {tensor.name} cannot be read: {first_line(error)}",
             "Keep files of external data beside the model; write it again if it is damaged.",
         ) from error
     if dtype in (torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2):  # which numpy knows by another package

@@ -160,6 +160,40 @@ def test_a_node_that_does_not_run_is_an_error_that_names_it(tmp_path: Path) -> N
         read(made(tmp_path, nodes, {"w": np.zeros((5, 3), np.float32)}))
 
 
+def test_weights_that_are_cut_short_are_said(tmp_path: Path) -> None:
+    path = made(tmp_path, [helper.make_node("MatMul", ["x", "w"], ["y"])], {"w": np.zeros((4, 4), np.float32)})
+    file = onnx.load(path)
+    file.graph.initializer[0].raw_data = file.graph.initializer[0].raw_data[:-4]
+    path.write_bytes(file.SerializeToString())
+    with pytest.raises(SourceError, match="the data of the tensor w cannot be read"):
+        read(path)
+
+
+def test_an_opaque_leaf_is_one_where_values_are_read_too(tmp_path: Path) -> None:
+    nodes = [
+        helper.make_node("Strange", ["x"], ["s"], "strange", domain="mine"),
+        helper.make_node("Relu", ["s"], ["y"], "last"),
+    ]
+    opsets = [helper.make_opsetid("", 20), helper.make_opsetid("mine", 1)]
+    shapes = [helper.make_tensor_value_info("s", TensorProto.FLOAT, [1, 4])]
+    inner = load(str(made(tmp_path, nodes, opset_imports=opsets, value_info=shapes))).model
+
+    class Reading(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = inner
+            self.register_buffer("limit", torch.tensor(2.0))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            made = self.inner(x)
+            return made * 2 if float(self.limit) > 1 else made
+
+    inspection = sg.inspect(Reading(), (torch.zeros(1, 4),))
+    assert inspection.method == "fake"
+    assert [path for path, _ in inspection.opaque] == ["inner.strange"]
+    assert "opaque" in {data["op"] for _, data in inspection.graph.nodes(data=True)}
+
+
 def test_an_old_operator_set_is_refused(tmp_path: Path) -> None:
     with pytest.raises(CaptureError, match="operator set 6"):
         read(made(tmp_path, [helper.make_node("Relu", ["x"], ["y"])], opset_imports=[helper.make_opsetid("", 6)]))

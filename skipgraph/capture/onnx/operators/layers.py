@@ -54,18 +54,28 @@ def padded(at: At, operand: Operand, pads: Sequence[tuple[int, int]], value: flo
     return at.call(F.pad, operand, flat, "constant", value), [0] * len(pads)
 
 
+def _convolved(at: At) -> tuple[Operand, Operand, Operand | None, tuple[int, ...]]:
+    """What a convolution reads, its weight and bias, and the shape of its kernel."""
+    kernel = at.shape(at[1])[2:]
+    if len(kernel) not in _CONVOLUTIONS:
+        raise UnsupportedError(f"it convolves over {len(kernel)} axes")
+    return at[0], at[1], at.maybe(2), kernel
+
+
+def _are_weights(weight: Operand, bias: Operand | None) -> bool:
+    """Whether both depend on no model input, so that a layer can hold them."""
+    return isinstance(weight, torch.Tensor) and (bias is None or isinstance(bias, torch.Tensor))
+
+
 @converts("Conv")
 def convolution(at: At) -> Any:
     """Of one, two or three axes."""
-    x, weight, bias = at[0], at[1], at.maybe(2)
-    kernel = at.shape(weight)[2:]
-    if len(kernel) not in _CONVOLUTIONS:
-        raise UnsupportedError(f"it convolves over {len(kernel)} axes")
+    x, weight, bias, kernel = _convolved(at)
     strides, dilations, pads = windows(at, x, kernel)
     x, padding = padded(at, x, pads)
     groups = at.attribute("group", 1)
     layer, function = _CONVOLUTIONS[len(kernel)]
-    if not (isinstance(weight, torch.Tensor) and (bias is None or isinstance(bias, torch.Tensor))):
+    if not _are_weights(weight, bias):
         return at.call(function, x, weight, bias, strides, padding, dilations, groups)
     outputs, inputs = weight.shape[0], weight.shape[1] * groups
     module = layer(
@@ -78,10 +88,7 @@ def convolution(at: At) -> Any:
 @converts("ConvTranspose")
 def transposed_convolution(at: At) -> Any:
     """Of one, two or three axes."""
-    x, weight, bias = at[0], at[1], at.maybe(2)
-    kernel = at.shape(weight)[2:]
-    if len(kernel) not in _TRANSPOSED:
-        raise UnsupportedError(f"it convolves over {len(kernel)} axes")
+    x, weight, bias, kernel = _convolved(at)
     strides, dilations, pads = windows(at, x, kernel)
     extra = at.attribute("output_padding", [0] * len(kernel))
     wanted = at.attribute("output_shape")
@@ -94,7 +101,7 @@ def transposed_convolution(at: At) -> Any:
             raise UnsupportedError("it crops more behind than in front")
     padding, groups = [before for before, _ in pads], at.attribute("group", 1)
     layer, function = _TRANSPOSED[len(kernel)]
-    if not (isinstance(weight, torch.Tensor) and (bias is None or isinstance(bias, torch.Tensor))):
+    if not _are_weights(weight, bias):
         return at.call(function, x, weight, bias, strides, padding, extra, groups, dilations)
     module = layer(
         weight.shape[0], weight.shape[1] * groups, tuple(kernel), tuple(strides), tuple(padding), tuple(extra), groups,
@@ -196,8 +203,7 @@ def _normalized(at: At) -> list[int]:
 def layer_norm(at: At) -> Any:
     """Over the last axes."""
     shape, weight, bias, epsilon = _normalized(at), at[1], at.maybe(2), at.attribute("epsilon", 1e-5)
-    own = isinstance(weight, torch.Tensor) and (bias is None or isinstance(bias, torch.Tensor))
-    if own and list(weight.shape) == shape and (bias is None or list(bias.shape) == shape):
+    if _are_weights(weight, bias) and list(weight.shape) == shape and (bias is None or list(bias.shape) == shape):
         module = nn.LayerNorm(shape, epsilon, bias=bias is not None, device="meta")
         return at.layer(module, {"weight": weight, "bias": bias}, at[0])
     return at.call(F.layer_norm, at[0], shape, weight, bias, epsilon)

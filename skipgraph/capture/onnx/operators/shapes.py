@@ -156,7 +156,7 @@ def split(at: At) -> Any:
         whole = at.shape(x)[axis]
         each = -(-whole // count)
         sizes = [min(each, whole - each * place) for place in range(count)]
-    return at.pieces(torch.split, len(sizes), x, integers(sizes), axis)
+    return at.unpacked(at.call(torch.split, x, integers(sizes), axis))
 
 
 @converts("Slice")
@@ -286,7 +286,7 @@ def largest(at: At) -> Any:
     """The largest, or the smallest, and their places."""
     count = at.number(1) if at.version >= 10 else at.attribute("k")
     options = bool(at.attribute("largest", 1)), bool(at.attribute("sorted", 1))
-    return at.pieces(torch.topk, 2, at[0], int(count), at.attribute("axis", -1), *options)
+    return at.unpacked(at.call(torch.topk, at[0], int(count), at.attribute("axis", -1), *options))
 
 
 @converts("CumSum")
