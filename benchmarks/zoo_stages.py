@@ -6,19 +6,21 @@ import re
 import time
 import tomllib
 from collections import Counter
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
 import torch
 from torch import fx, nn
 from zoo_lists import LISTS, Entry
+from zoo_replay import replayed
 
 import skipgraph as sg
 from skipgraph.capture.substitution import borrowed, to_meta
 from skipgraph.capture.trees import map_tensors, tensors
 from skipgraph.errors import SkipgraphError
 from skipgraph.rewriting import planned
-from skipgraph.rewriting.ways import captured as captured_in_both_modes
+from skipgraph.rewriting.ways import captured as captured_in_modes
 from skipgraph.sources.inputs import as_example
 from skipgraph.sources.torchvision_operators import declare_missing
 from skipgraph.verify import verify
@@ -52,7 +54,7 @@ def run_stage(stage: str, entry: Entry) -> Record:
     except SkipgraphError as error:
         record = {"status": "refused" if runs(model, inputs) else "does not run", "reason": words(error)}
     except Exception as error:
-        record = {"status": "raised", "reason": words(error)}
+        record = {"status": "raised" if runs(model, inputs) else "does not run", "reason": words(error)}
     return {"seconds": round(time.perf_counter() - began, 2), **record}
 
 
@@ -109,13 +111,26 @@ def meta_seconds(model: nn.Module, inputs: Inputs) -> float | None:
 
 
 def rerun(model: nn.Module, inputs: Inputs) -> Record:
-    """The captured model on real tensors beside the original, from one seed."""
-    captured = captured_in_both_modes(model, inputs)
+    """The captured model on real tensors beside the original, from one seed; evaluation alone if training is refused.
+
+    What cannot be captured as a module that runs is run operator by operator, as inspection recorded it.
+    """
+    try:
+        captured = captured_in_modes(model, inputs, inference=True)
+    except SkipgraphError as error:
+        return {"way": "operators", "note": words(error), **replay(model, inputs)}
     return {
+        "way": "module" if len(captured.modes) > 1 else "evaluation",
         "nodes": len(captured.graphs[False].nodes),
         "fixed": list(captured.fixed_sizes),
         **alike(captured, model, inputs),
     }
+
+
+def replay(model: nn.Module, inputs: Inputs) -> Record:
+    """The operators that inspection recorded, on real tensors, beside the original."""
+    pairs, ends = replayed(model, inputs)
+    return {"ends": ends, **compared(*zip(*pairs, strict=True))} if pairs else {"status": "nothing", "ends": ends}
 
 
 def symbolic(model: nn.Module, inputs: Inputs) -> Record:
@@ -138,7 +153,11 @@ def alike(made: nn.Module, model: nn.Module, inputs: Inputs) -> Record:
         args, kwargs = map_tensors(torch.clone, inputs)
         with torch.no_grad():
             results.append([tensor.detach() for tensor in tensors(one(*args, **kwargs))])
-    theirs, ours = results
+    return compared(*results)
+
+
+def compared(theirs: Sequence[torch.Tensor], ours: Sequence[torch.Tensor]) -> Record:
+    """How far two lists of tensors are apart."""
     if [tensor.shape for tensor in ours] != [tensor.shape for tensor in theirs]:
         return {"status": "wrong", "reason": f"{len(ours)} tensors of other shapes than the original's {len(theirs)}"}
     difference = max((furthest(a, b) for a, b in zip(ours, theirs, strict=True)), default=0.0)
@@ -185,4 +204,11 @@ def normalised(outcome: Any) -> str:
     return re.sub(r"\d+(, \d+)*", "‹n›", text)
 
 
-STAGES = {"capture": inspected, "rerun": rerun, "fx": symbolic, "export": exported, "rewrite": rewritten}
+STAGES = {
+    "capture": inspected,
+    "rerun": rerun,
+    "replay": replay,
+    "fx": symbolic,
+    "export": exported,
+    "rewrite": rewritten,
+}

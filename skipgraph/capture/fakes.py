@@ -12,6 +12,7 @@ from torch.utils._mode_utils import no_dispatch
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 MOST_KNOWN = 2**16  # elements of a tensor whose values a forward may read
+_GROUPED = getattr(torch.ops.aten, "_grouped_mm", None) and torch.ops.aten._grouped_mm.default
 _DEPENDS_ON_DATA = frozenset({torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape})
 
 
@@ -38,6 +39,8 @@ class KnowingFakes(FakeTensorMode):
         Both are needed: the fakes are views of one another where the constants are.
         """
         given = (tuple(args), dict(kwargs or {}))
+        if func is _GROUPED:
+            return self._grouped(*given[0], **given[1])
         tensors = [leaf for leaf in tree_leaves(given) if isinstance(leaf, torch.Tensor)]
         if not _is_determined(func) or not all(getattr(one, "constant", None) is not None for one in tensors):
             return super().dispatch(func, types, *given)
@@ -51,6 +54,21 @@ class KnowingFakes(FakeTensorMode):
                 made.constant = known
                 self.fake_tensor_converter.add_constant_storage_mapping(made)
         return result
+
+    def _grouped(
+        self,
+        left: torch.Tensor,
+        right: torch.Tensor,
+        ends: torch.Tensor | None = None,
+        bias: torch.Tensor | None = None,
+        out_dtype: torch.dtype | None = None,
+    ) -> torch.Tensor:
+        """What `torch.nn.functional.grouped_mm` makes of any dtype: the kernel for fakes is for bfloat16 alone."""
+        batch = left.shape[:-2] if right.dim() == 3 else ()
+        if left.dim() == right.dim() == 2 and ends is not None:  # every group sums over rows of its own
+            batch = ends.shape
+        with self:
+            return torch.empty((*batch, left.shape[-2], right.shape[-1]), dtype=out_dtype or left.dtype)
 
 
 @contextmanager

@@ -44,10 +44,13 @@ def _real_ones(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def _real(tensor: torch.Tensor, whole: int = 0) -> torch.Tensor:
-    """A tensor of random numbers, or full of ``whole`` if its dtype is no floating-point one."""
+    """A tensor of random numbers, or full of ``whole`` if its dtype is no floating-point one.
+
+    A mask is full of ones: what it lets through has the largest shape then.
+    """
     if not isinstance(tensor, FakeTensor) and tensor.device.type != "meta":
         return tensor
-    real = torch.full(tensor.shape, whole, dtype=tensor.dtype)
+    real = torch.full(tensor.shape, whole or tensor.dtype is torch.bool, dtype=tensor.dtype)
     if real.dtype.is_floating_point:
         real.uniform_(0.0, 1.0)
     return torch.nn.Parameter(real, requires_grad=False) if isinstance(tensor, torch.nn.Parameter) else real

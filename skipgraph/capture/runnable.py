@@ -40,9 +40,12 @@ class Captured(torch.nn.Module):
         size, ``"x.size(2) % 32 == 0"``. Other sizes raise an `AssertionError` that says so.
     is_source : bool
         Whether the graph is the model itself, and not one that was traced from it.
+    modes : tuple of bool
+        The modes that were captured: ``(False, True)``, or ``(False,)``; then training runs the graph of evaluation.
     """
 
     is_source = False
+    modes: tuple[bool, ...] = (False, True)
     shared: tuple[str, ...] = ("graphs", "_forwards")  # by copies of the module; `copy` makes graphs of their own
 
     def __init__(
@@ -151,7 +154,13 @@ class _Steps(fx.Interpreter):
         return super().run_node(n)
 
 
-def runnable(model: torch.nn.Module, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Captured:
+def runnable(
+    model: torch.nn.Module,
+    args: tuple[Any, ...] = (),
+    kwargs: dict[str, Any] | None = None,
+    *,
+    modes: tuple[bool, ...] = (False, True),
+) -> Captured:
     """Capture ``model`` so that it can be run again, in both modes, at other sizes.
 
     Parameters
@@ -160,6 +169,9 @@ def runnable(model: torch.nn.Module, args: tuple[Any, ...] = (), kwargs: dict[st
         On any device; it is the same afterwards.
     args, kwargs : tuple, dict
         Example inputs; their shapes are the sizes that are traced first.
+    modes : tuple of bool
+        ``(False,)`` captures evaluation alone, for models that only infer: the forward of training may then decide by
+        what it draws.
 
     Returns
     -------
@@ -189,13 +201,15 @@ def runnable(model: torch.nn.Module, args: tuple[Any, ...] = (), kwargs: dict[st
     # One tensor given twice becomes two, and none has values that the forward could go by.
     inputs: Inputs = tree_map_only(torch.Tensor, _without_data, (tuple(args), given))
     evaluation, on_fake = _first_trace(model, inputs, training=False)
-    training, training_on_fake = _first_trace(model, inputs, training=True)
+    training, training_on_fake = _first_trace(model, inputs, training=True) if True in modes else (evaluation, on_fake)
 
     def tracing(mode: bool, on_fake: bool) -> Tracing:
         return lambda other: _traced(_trace(model, other, mode, on_fake=on_fake))
 
     found = study(_traced(evaluation), inputs, tracing(False, on_fake))
-    if found.covers(_traced(training)):
+    if training is evaluation:
+        fixed = found.apply(evaluation.graph)
+    elif found.covers(_traced(training)):
         fixed = found.apply(training.graph)
         found.apply(evaluation.graph)
     else:
@@ -203,9 +217,11 @@ def runnable(model: torch.nn.Module, args: tuple[Any, ...] = (), kwargs: dict[st
         fixed = (*found.apply(evaluation.graph), *other.apply(training.graph))
     constants = _constants(model, inputs, _shared(evaluation, training))
     graphs: dict[bool, ScopedGraph] = {False: evaluation.graph, True: training.graph}
-    if (one := joined(evaluation.graph, training.graph)) is not None:
+    if training is not evaluation and (one := joined(evaluation.graph, training.graph)) is not None:
         graphs = {False: one, True: one}
-    return Captured(model, graphs, constants, tuple(dict.fromkeys(fixed)))
+    captured = Captured(model, graphs, constants, tuple(dict.fromkeys(fixed)))
+    captured.modes = modes
+    return captured
 
 
 def _without_data(tensor: torch.Tensor) -> torch.Tensor:

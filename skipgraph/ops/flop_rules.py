@@ -113,6 +113,13 @@ def bmm(operator: Operator) -> int:
     return _product("bmm_flop_jit", operator.args[0].shape, operator.args[1].shape)
 
 
+def grouped_mm(operator: Operator) -> int:
+    """``m k n`` for (m, k) by (g, k, n), whichever group a row is in; likewise for groups of columns or of terms."""
+    left, right = (value.shape for value in operator.args[:2])
+    batch = left[0] if len(left) == len(right) == 3 else 1
+    return int(batch * left[-2] * left[-1] * right[-1])
+
+
 # -- normalisation and resampling: fvcore's handles ------------------------------------------------------------------
 
 

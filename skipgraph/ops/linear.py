@@ -8,7 +8,7 @@ from skipgraph.ops import Kind, flop_rules, register, workspace
 from skipgraph.ops.axes import FEATURE, SPACE, Axes, Axis, AxisRoles, axis_size, first
 
 if TYPE_CHECKING:
-    from skipgraph.capture.program import Operator
+    from skipgraph.capture.program import Operator, Value
 
 
 def convolution_axes(roles: AxisRoles, operator: Operator, operands: list[Axes]) -> Axes:
@@ -32,7 +32,24 @@ def _contracted(roles: AxisRoles, kept: Axis, size: int, contracted: Axis) -> Ax
 def matrix_product_axes(roles: AxisRoles, operator: Operator, operands: list[Axes]) -> Axes:
     """(…, M, K) · (…, K, N): M from the left, N from the right; K is witnessed as features, weakly."""
     left, right = operands[-2], operands[-1]
+    rows, columns = _product_axes(roles, operator.inputs[-2:], left, right)
     constant_left, constant_right = (value.index in roles.constants for value in operator.inputs[-2:])
+    batch = right[:-2] if constant_left and not constant_right else left[:-2]
+    return (*batch, rows, columns)
+
+
+def grouped_product_axes(roles: AxisRoles, operator: Operator, operands: list[Axes]) -> Axes:
+    """(M, K) · (G, K, N), the rows in groups, and the other forms of `torch.nn.functional.grouped_mm`."""
+    left, right = operands[:2]
+    made = _product_axes(roles, operator.inputs[:2], left, right)
+    if len(operator.outputs[0].shape) == 2:
+        return made
+    return (*(left[:-2] or operands[2]), *made)
+
+
+def _product_axes(roles: AxisRoles, factors: list[Value], left: Axes, right: Axes) -> tuple[Axis, Axis]:
+    """The last two axes of a product."""
+    constant_left, constant_right = (value.index in roles.constants for value in factors)
     rows, contracted_left = left[-2], left[-1]
     contracted_right, columns = right[-2], right[-1]
     if constant_right and not constant_left:
@@ -42,8 +59,7 @@ def matrix_product_axes(roles: AxisRoles, operator: Operator, operands: list[Axe
         rows = _contracted(roles, rows, axis_size(rows), contracted_right)
     else:
         roles.identify(contracted_left, contracted_right)
-    batch = right[:-2] if constant_left and not constant_right else left[:-2]
-    return (*batch, rows, columns)
+    return rows, columns
 
 
 def matrix_vector_axes(roles: AxisRoles, operator: Operator, operands: list[Axes]) -> Axes:
@@ -66,6 +82,7 @@ register(
 )
 register("mm", kind=Kind.MATMUL, axes=matrix_product_axes, flops=flop_rules.mm, fvcore=True)
 register("bmm", kind=Kind.MATMUL, axes=matrix_product_axes, flops=flop_rules.bmm, fvcore=True)
+register("_grouped_mm", kind=Kind.MATMUL, as_name="grouped_mm", axes=grouped_product_axes, flops=flop_rules.grouped_mm)
 register("matmul", kind=Kind.MATMUL, axes=matrix_product_axes, flops=flop_rules.matmul, fvcore=True, onnx=("MatMul",))
 register("linear", kind=Kind.MATMUL, axes=matrix_product_axes, flops=flop_rules.linear, fvcore=True)
 # A bias that is data makes them a product and a sum.

@@ -101,7 +101,7 @@ def rewrite(
     inputs = as_example(example_inputs)
     _check_inference(model, inference)
     tell("capturing")
-    original = captured(model, inputs)
+    original = captured(model, inputs, inference=inference)
     tell("rewriting")
     result = _made(model, original, inputs, rewrite, Wanted(only, skip, execution), Lossy(calibrate, seed, tell))
     if not any(outcome.status == "rewritten" for outcome in result.plan.outcomes) and result.compressed is None:
@@ -116,10 +116,10 @@ def rewrite(
         )
     if verified:
         args, kwargs = inputs
-        modes = (False,) if original.is_source else (False, True)  # a file says nothing of training
         result.verification = verify(
-            result.reference, result.model, args, kwargs, result.plan.state_map, seed=seed, modes=modes, progress=tell
-        )
+            result.reference, result.model, args, kwargs, result.plan.state_map,
+            seed=seed, modes=original.modes, progress=tell,
+        )  # fmt: skip
     finish(result, inference=inference, verified=verified, seed=seed, tell=tell)
     return result
 
@@ -141,7 +141,8 @@ def planned(
     inputs, tell = as_example(example_inputs), progress or _ignore
     _check_inference(model, inference)
     wanted, lossy = Wanted(only, skip, execution), Lossy(calibrate, seed, tell)
-    result = _made(model, captured(model, inputs), inputs, rewrite, wanted, lossy)
+    original = captured(model, inputs, inference=inference)
+    result = _made(model, original, inputs, rewrite, wanted, lossy)
     finish(result, inference=inference, verified=False, seed=seed, tell=tell)
     return result
 
@@ -183,16 +184,42 @@ def _made(
     return made_exactly(original, inputs, rewrite, wanted, as_it_runs=as_it_runs)
 
 
-def captured(model: torch.nn.Module, inputs: Inputs) -> Captured:
-    """A model captured in both modes; with two samples where a batch norm cannot train on the one that is given."""
+def captured(model: torch.nn.Module, inputs: Inputs, *, inference: bool = False) -> Captured:
+    """A model captured in both modes; in evaluation alone if it is for ``inference`` and there is no other way.
+
+    Raises
+    ------
+    CaptureError
+        If it cannot be captured. Where evaluation can, the remedy says so.
+    """
+    try:
+        return _in_both_modes(model, inputs)
+    except CaptureError as error:
+        try:
+            alone = runnable(model, *inputs, modes=(False,))
+        except CaptureError:
+            raise error from None
+        if inference:
+            return alone
+        raise CaptureError(
+            f"in training, {error.message}",
+            f"{error.remedy} A rewrite for inference alone does without training: --inference.",
+        ) from error
+
+
+def _in_both_modes(model: torch.nn.Module, inputs: Inputs) -> Captured:
+    """With two samples where a batch norm cannot train on the one that is given."""
     args, kwargs = inputs
     try:
         return runnable(model, args, kwargs)
-    except CaptureError:
+    except CaptureError as error:
         if any(tensor.dim() == 0 or tensor.shape[0] != 1 for tensor in tensors(inputs)):
             raise
         args, kwargs = map_tensors(lambda tensor: torch.cat([tensor, tensor]), inputs)
-        return runnable(model, args, kwargs)
+        try:
+            return runnable(model, args, kwargs)
+        except CaptureError:  # the user gave one sample
+            raise error from None
 
 
 def apply(
@@ -227,11 +254,14 @@ def apply(
     inputs = as_example(example_inputs)
     lossy = Lossy(calibrate, seed, _ignore, {one.path: (one.form, one.rank) for one in plan.factors})
     wanted = Wanted(execution=execution, exactly=chosen)
-    result = _made(model, captured(model, inputs), inputs, kind(**options), wanted, lossy)
+    original = captured(model, inputs, inference=inference)
+    result = _made(model, original, inputs, kind(**options), wanted, lossy)
     if result.plan.records != plan.records:
         raise PlanError("the plan does not fit: the model's forward is another one", "Rewrite the model anew.")
     if verified:
-        result.verification = verify(result.reference, result.model, *inputs, result.plan.state_map)
+        result.verification = verify(
+            result.reference, result.model, *inputs, result.plan.state_map, modes=original.modes
+        )
     finish(result, inference=inference, verified=verified, seed=seed, tell=_ignore)
     return result
 

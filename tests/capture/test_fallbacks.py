@@ -9,7 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from skipgraph.capture import capture
+from skipgraph.cost import price
 from skipgraph.errors import CaptureError
+from skipgraph.graph import build
 from tests.helpers.tracing import Written, detected
 
 
@@ -194,3 +196,37 @@ def test_a_part_that_only_real_tensors_run_through_is_an_opaque_leaf() -> None:
     model = Written(lambda m, x: x + m.part(m.linear(x)), linear=nn.Linear(4, 4), part=Written(asks_for_data))
     program = capture(model, (torch.empty(2, 4),))
     assert [path for path, _ in program.opaque] == ["part"]
+
+
+def test_a_mask_lets_everything_through_an_opaque_leaf() -> None:
+    """What it chooses is as large as it can be."""
+    model = Written(lambda m, x, mask: m.part(x, mask), part=Written(lambda m, x, mask: x[mask]))
+    program = capture(model, (torch.empty(5, 4), torch.zeros(5, dtype=torch.bool)))
+    assert program.outputs[0].shape == (5, 4)
+
+
+GROUPS = torch.tensor([4, 8, 16], dtype=torch.int32)
+
+
+@pytest.mark.skipif(not hasattr(nn.functional, "grouped_mm"), reason="this PyTorch has no grouped product")
+@pytest.mark.parametrize(
+    ("left", "right", "flops"),
+    [
+        ((16, 8), (3, 8, 32), 16 * 8 * 32),
+        ((3, 4, 8), (8, 16), 4 * 8 * 16),
+        ((3, 4, 16), (3, 16, 32), 3 * 4 * 16 * 32),
+        ((4, 16), (16, 32), 4 * 16 * 32),
+    ],
+)
+def test_grouped_products_of_any_dtype(left: tuple[int, ...], right: tuple[int, ...], flops: int) -> None:
+    """Fakes have a kernel for bfloat16 alone; every expert's rows are multiplied once."""
+    ends = None if len(left) == len(right) == 3 else GROUPS
+    model = Written(
+        lambda m, x: nn.functional.grouped_mm(x, m.weight, offs=ends), weight=nn.Parameter(torch.randn(right))
+    )
+    program = capture(model, (torch.empty(left),))
+    assert (program.method, program.opaque) == ("fake", [])
+    assert program.outputs[0].shape == model(torch.randn(left)).shape
+    graph = build(program)
+    price(graph, program)
+    assert graph.cost.flops == flops

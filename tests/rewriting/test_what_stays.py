@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from skipgraph import ConcatToSum, SumToConcat
-from skipgraph.errors import NothingToRewriteError
+from skipgraph.errors import CaptureError, NothingToRewriteError
 from skipgraph.rewriting import planned, rewrite
 from tests.helpers import fixtures
 from tests.helpers.rerun import redrawn
@@ -162,3 +162,23 @@ def test_parts_of_a_frozen_norm_are_frozen() -> None:
     assert modes(result.model.train()) == [("norm.0", False), ("norm.1", False)]
     assert modes(result.model.copy().train()) == [("norm.0", False), ("norm.1", False)]
     assert modes(result.undo().train()) == [("norm", False)]
+
+
+class LeavesOut(Around):
+    """Its training leaves out a layer by a number that it draws."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training and torch.rand(()) < 0.1:
+            return super().forward(x.relu())
+        return super().forward(x)
+
+
+def test_a_rewrite_for_inference_does_without_training() -> None:
+    torch.manual_seed(0)
+    model, x = redrawn(LeavesOut()).eval(), torch.randn(2, 3, 8, 8)
+    with pytest.raises(CaptureError, match=r"in training, .* at random.*\n.*--inference"):
+        rewrite(model, x, ConcatToSum(), execution="separate")
+    result = rewrite(model, x, ConcatToSum(), execution="separate", inference=True)
+    assert result.after.counts.concat == 0
+    assert {check.mode for check in result.verification.checks} == {"evaluation"}
+    torch.testing.assert_close(result.model(x), model(x))

@@ -73,6 +73,7 @@ class OnnxModel(Captured):
     """
 
     is_source = True
+    modes = (False,)  # a file says nothing of training
     shared = (*Captured.shared, "file", "calls", "labels", "notes")
 
     def __init__(
