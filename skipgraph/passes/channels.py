@@ -75,7 +75,7 @@ def follow(graph: SkipGraph, nodes: dict[str, NodeAttributes], merge: Merge) -> 
             what = "the concat" if node == merge.node else f"{node}, which carries the concatenated channels on,"
             raise BlockedError(node, f"{what} is also a model output")
         found.carriers[node] = channels
-        readers = [reader for reader in graph.adj[node] if nodes[reader].get("live", True)]
+        readers = list(graph.adj[node])  # those of which no output is made read it as well
         found.branches = found.branches or len(readers) > 1
         found.readers = found.readers or readers
         for reader in readers:

@@ -27,7 +27,7 @@ _BINARY = {
     torch.multiply, torch.subtract,
     "add", "sub", "mul", "div", "add_", "sub_", "mul_", "div_",
 }  # fmt: skip
-_CONCATS = (torch.cat, torch.concat, torch.concatenate)
+CONCATS = (torch.cat, torch.concat, torch.concatenate)
 _SUMS = {operator.add, operator.iadd, torch.add, "add", "add_"}
 _SIZED = {"view", "reshape", "expand", torch.reshape}  # calls that name the sizes of their result
 _ASKING = {"size", "dim", "numel", "stride"}
@@ -74,13 +74,11 @@ class FxEdits:
 
     def operands(self, concat: str) -> list[str]:
         """The tensors that a concat joins, in order."""
-        return [node.name for node in _joined(self._nodes[concat])]
+        return [node.name for node in joined(self._nodes[concat])]
 
     def axis(self, concat: str) -> int:
         """The axis that a concat joins along, counted from the front."""
-        node = self._nodes[concat]
-        axis = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim", node.kwargs.get("axis", 0))
-        return int(axis) % len(self.shape(concat))
+        return axis_of(self._nodes[concat])
 
     def scope(self, call: str) -> tuple[tuple[str, int], ...]:
         """The calls of modules that a call is made in, outermost first."""
@@ -95,7 +93,7 @@ class FxEdits:
     def is_concat(self, call: str) -> bool:
         """Whether a call is a plain concat, whose operands can be changed."""
         node = self._nodes.get(call)
-        return node is not None and node.target in _CONCATS
+        return node is not None and node.target in CONCATS
 
     def path(self, call: str | None) -> str | None:
         """The path of the module that a call calls; None if it calls none."""
@@ -362,12 +360,7 @@ class FxEdits:
 
     def set_operands(self, concat: str, operands: Sequence[str]) -> None:
         """Let a concat join other tensors."""
-        node = self._nodes[concat]
-        joined = [self._nodes[name] for name in operands]
-        if node.args:
-            node.args = (joined, *node.args[1:])
-        else:
-            node.kwargs = {**node.kwargs, "tensors": joined}
+        let_join(self._nodes[concat], [self._nodes[name] for name in operands])
 
     def replace(self, old: str, new: str) -> None:
         """Let all that reads ``old`` read ``new``, and take ``old`` out."""
@@ -391,10 +384,10 @@ class FxEdits:
         node = self._nodes.get(concat)
         if node is None:  # gone with its last reader
             return
-        first, axis = _joined(node)[0], self.axis(concat)
+        first, axis = joined(node)[0], self.axis(concat)
         for user in list(node.users):
             if user.target == "size" and user.args[1:] == (axis,):
-                self._sum_sizes(user, _joined(node), axis)
+                self._sum_sizes(user, joined(node), axis)
             else:
                 user.replace_input_with(node, first)
         del self._nodes[concat]
@@ -412,9 +405,9 @@ class FxEdits:
     def drop_single_concats(self) -> None:
         """Take out concats of one operand, which copy it, in front of what was taken apart beside them."""
         for node in list(self.graph.nodes):
-            if node.target not in _CONCATS or len(_joined(node)) != 1:
+            if node.target not in CONCATS or len(joined(node)) != 1:
                 continue
-            operand = _joined(node)[0]
+            operand = joined(node)[0]
             readers = {*node.users, *operand.users} - {node}
             beside = any(reader in self.made for reader in operand.users)
             if beside and not any(_writes(self.captured, reader) for reader in readers):
@@ -452,8 +445,23 @@ def plain_sum(node: fx.Node) -> bool:
     return plain and all(isinstance(one, fx.Node) and "shape" in one.meta for one in node.args)
 
 
-def _joined(concat: fx.Node) -> list[fx.Node]:
+def joined(concat: fx.Node) -> list[fx.Node]:
+    """The operands of a concat."""
     return list(concat.args[0] if concat.args else concat.kwargs["tensors"])  # type: ignore[arg-type]
+
+
+def let_join(concat: fx.Node, operands: Sequence[fx.Node]) -> None:
+    """Give a concat other operands."""
+    if concat.args:
+        concat.args = (list(operands), *concat.args[1:])
+    else:
+        concat.kwargs = {**concat.kwargs, "tensors": list(operands)}
+
+
+def axis_of(concat: fx.Node) -> int:
+    """The axis that a concat joins along, counted from the front."""
+    axis: Any = concat.args[1] if len(concat.args) > 1 else concat.kwargs.get("dim", concat.kwargs.get("axis", 0))
+    return int(axis) % len(concat.meta["shape"])
 
 
 def _function(node: fx.Node) -> Any:

@@ -15,6 +15,7 @@ from skipgraph.compress.trade_off import Point
 from skipgraph.compress.trade_off import trade_off as points
 from skipgraph.errors import CaptureError, NothingToRewriteError, PlanError, UsageError
 from skipgraph.passes import ConcatToSum, SumToConcat
+from skipgraph.passes.slices import read_off_operands
 from skipgraph.passes.workbench import Inputs, drawn
 from skipgraph.plan import Plan, fingerprint
 from skipgraph.rewriting.exact import made_exactly
@@ -181,7 +182,10 @@ def _made(
     if isinstance(rewrite, ConcatToSum) and not rewrite.is_exact:
         with torch.random.fork_rng(devices=[]):  # layers that are made draw weights
             return made_factored(original, inputs, rewrite, wanted, as_it_runs=as_it_runs, lossy=lossy)
-    return made_exactly(original, inputs, rewrite, wanted, as_it_runs=as_it_runs)
+    read = read_off_operands(original, inputs) if isinstance(rewrite, ConcatToSum) else original
+    result = made_exactly(read, inputs, rewrite, wanted, as_it_runs=as_it_runs)
+    result.reference = original
+    return result
 
 
 def captured(model: torch.nn.Module, inputs: Inputs, *, inference: bool = False) -> Captured:

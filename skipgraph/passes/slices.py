@@ -1,0 +1,197 @@
+"""Slices of concats, read off the operands: ``cat(a, b)[i:j] = cat(a[i:], b[:j − |a|])``."""
+
+from __future__ import annotations
+
+import copy
+import operator
+from collections.abc import Iterator, Sequence
+from itertools import accumulate
+from typing import Any, NamedTuple
+
+import torch
+from torch import fx
+
+from skipgraph.capture import Captured, ScopedGraph, copied
+from skipgraph.passes.fx_edits import CONCATS, axis_of, joined, let_join
+from skipgraph.passes.live_ranges import LiveRanges
+from skipgraph.passes.workbench import Inputs, drawn
+
+
+class Slice(NamedTuple):
+    """A call that takes the channels from ``start`` to before ``stop`` of what a concat joins."""
+
+    call: fx.Node
+    concat: fx.Node
+    axis: int
+    start: int
+    stop: int
+
+
+def read_off_operands(captured: Captured, inputs: Inputs) -> Captured:
+    """Law 8: ``cat(a, b)[i:j] = cat(a[i:], b[:j − |a|])``, wherever that makes no new concat.
+
+    A slice within one operand is taken of that operand; one across operands, if none but concats along the same axis
+    read it, gives them its parts (law 1). The concat is then read by others alone, and may go with laws 2 and 3.
+
+    Proof. Channel *c* of the left side is channel *i* + *c* of the concat: of *a* if that is less than ``|a|``, else
+    channel *i* + *c* - ``|a|`` of *b*. On the right it is the same one. A concat is a copy and a slice of an operand is
+    not, so that nothing may write over either after the concat was made. ∎
+
+    Parameters
+    ----------
+    captured : Captured
+        Left as it is.
+    inputs : tuple
+        Positional and keyword inputs.
+
+    Returns
+    -------
+    Captured
+        Shares its tensors with ``captured``; ``captured`` itself if there is no such slice.
+    """
+    if captured.is_source or not any(next(_slices(graph), None) for graph in captured.unlike_graphs()):
+        return captured
+    new = copy.copy(captured)
+    copies = {id(graph): copied(graph) for graph in captured.unlike_graphs()}
+    new.graphs = {mode: copies[id(graph)] for mode, graph in captured.graphs.items()}
+    new.recompile()
+    done: set[int] = set()
+    for training, graph in new.graphs.items():
+        if id(graph) not in done:
+            done.add(id(graph))
+            _Reading(graph, LiveRanges(drawn(new, inputs, train=training))).run()
+    new.recompile()
+    return new
+
+
+class _Reading:
+    def __init__(self, graph: ScopedGraph, ranges: LiveRanges) -> None:
+        self.graph = graph
+        self._ranges = ranges
+        self._made: dict[str, str] = {}  # call -> the last of its operators
+        self._written: dict[int, int] = {}  # block of memory -> when it was last written over
+        first: dict[int, int] = {}
+        for node, attributes in ranges.nodes.items():
+            self._made[attributes["site"]] = node
+            block = ranges.block(node)
+            if not attributes.get("is_view") and first.setdefault(block, attributes["index"]) != attributes["index"]:
+                self._written[block] = attributes["index"]
+
+    def run(self) -> None:
+        for found in list(_slices(self.graph)):
+            parts = list(_overlaps(found))
+            if found.call.users and self._safe(found.concat, [operand for operand, _, _ in parts]):
+                self._replace(found, parts)
+            if not found.call.users:
+                self._erase(found)
+
+    def _safe(self, concat: fx.Node, operands: Sequence[fx.Node]) -> bool:
+        """Whether nothing writes over the concat or one of the operands after the concat was made."""
+        nodes = [self._made.get(node.name) for node in (concat, *operands)]
+        if nodes[0] is None:
+            return False
+        made = self._ranges.nodes[nodes[0]]["index"]
+        return all(node is not None and self._written.get(self._ranges.block(node), -1) <= made for node in nodes)
+
+    def _replace(self, found: Slice, parts: Sequence[tuple[fx.Node, int, int]]) -> None:
+        call = found.call
+        if len(parts) == 1:
+            call.replace_all_uses_with(self._part(found, *parts[0]))
+        elif all(user.target in CONCATS and axis_of(user) == found.axis for user in call.users):
+            made = [self._part(found, *part) for part in parts]
+            for user in list(call.users):
+                let_join(user, [one for old in joined(user) for one in (made if old is call else [old])])
+
+    def _erase(self, found: Slice) -> None:
+        source = found.call.all_input_nodes[0]
+        self.graph.erase_node(found.call)
+        if source is not found.concat and not source.users:  # the split that it was a part of
+            self.graph.erase_node(source)
+
+    def _part(self, found: Slice, operand: fx.Node, start: int, stop: int) -> fx.Node:
+        shape = operand.meta["shape"]
+        if stop - start == shape[found.axis]:
+            return operand
+        with self.graph.inserting_before(found.call):
+            made = self.graph.call_method("narrow", (operand, found.axis, start, stop - start))
+        made.meta = {
+            "shape": (*shape[: found.axis], stop - start, *shape[found.axis + 1 :]),
+            "scope": found.call.meta.get("scope", ()),
+        }
+        return made
+
+
+def _slices(graph: ScopedGraph) -> Iterator[Slice]:
+    """The slices of concats along the axis of the concat, in order."""
+    for node in graph.nodes:
+        if node.target in CONCATS and "shape" in node.meta:
+            axis, size = axis_of(node), node.meta["shape"][axis_of(node)]
+            for user in list(node.users):
+                for call, bounds in _windows(user, node, axis, size):
+                    if 0 <= bounds[0] < bounds[1] <= size:
+                        yield Slice(call, node, axis, *bounds)
+
+
+def _windows(user: fx.Node, of: fx.Node, axis: int, size: int) -> Iterator[tuple[fx.Node, tuple[int, int]]]:
+    """The calls by which ``user`` takes stretches of ``of`` along ``axis``, with where those start and stop."""
+    if not user.args or user.args[0] is not of or user.kwargs.keys() - {"dim"}:
+        return
+    rank = len(of.meta["shape"])
+    if user.target is operator.getitem:
+        bounds = _indexed(user.args[1], axis, rank, size)
+        if bounds is not None:
+            yield user, bounds
+    elif user.target in ("narrow", torch.narrow) and len(user.args) == 4 and _plain(user.args[1:]):
+        _, dim, start, length = user.args
+        if int(dim) % rank == axis:  # type: ignore[arg-type]
+            yield user, (int(start), int(start) + int(length))  # type: ignore[arg-type]
+    elif user.target in ("split", torch.split, "chunk", torch.chunk):
+        widths = _split_widths(user, axis, rank, size)
+        for part in user.users:
+            if widths and part.target is operator.getitem and isinstance(part.args[1], int):
+                place = part.args[1] % len(widths)
+                yield part, (sum(widths[:place]), sum(widths[: place + 1]))
+
+
+def _indexed(index: Any, axis: int, rank: int, size: int) -> tuple[int, int] | None:
+    """The bounds of an index that is one stretch of one axis and all of the others."""
+    given = index if isinstance(index, tuple) else (index,)
+    if Ellipsis in given:
+        place = given.index(Ellipsis)
+        given = (*given[:place], *[slice(None)] * (rank - len(given) + 1), *given[place + 1 :])
+    if len(given) <= axis or any(one != slice(None) for place, one in enumerate(given) if place != axis):
+        return None
+    stretch = given[axis]
+    if not isinstance(stretch, slice) or stretch.step not in (None, 1) or not _plain((stretch.start, stretch.stop)):
+        return None
+    start, stop, _ = stretch.indices(size)
+    return start, stop
+
+
+def _split_widths(user: fx.Node, axis: int, rank: int, size: int) -> list[int]:
+    """The widths of the parts that ``torch.split`` or ``torch.chunk`` makes; none if it is along another axis."""
+    if len(user.args) < 2:
+        return []
+    given: Any = user.args[1]
+    dim: Any = user.args[2] if len(user.args) > 2 else user.kwargs.get("dim", 0)
+    if not _plain((dim,)) or dim % rank != axis or not _plain(given if isinstance(given, (list, tuple)) else (given,)):
+        return []
+    if isinstance(given, (list, tuple)):
+        return list(given)
+    width = -(-size // given) if user.target in ("chunk", torch.chunk) else given
+    return [min(width, size - start) for start in range(0, size, width)]
+
+
+def _plain(values: Sequence[Any]) -> bool:
+    """Whether all are numbers, or nothing, and none follows a size of the inputs."""
+    return all(value is None or type(value) is int for value in values)
+
+
+def _overlaps(found: Slice) -> Iterator[tuple[fx.Node, int, int]]:
+    """The operands that a slice reads, each with the stretch of it."""
+    operands = joined(found.concat)
+    widths = [operand.meta["shape"][found.axis] for operand in operands]
+    for operand, width, end in zip(operands, widths, accumulate(widths), strict=True):
+        start, stop = max(found.start - (end - width), 0), min(found.stop - (end - width), width)
+        if start < stop:
+            yield operand, start, stop

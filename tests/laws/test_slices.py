@@ -1,0 +1,111 @@
+"""Law 8: a slice of a concat is one of its operands, or of several that another concat joins."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from skipgraph.passes import ConcatToSum
+from tests.helpers.tracing import Written
+from tests.laws.agreement import assert_agreement, done, reasons, rewritten
+from tests.laws.drawing import LAW, branches, image
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+WAYS: dict[str, Callable[[Tensor, int, int], Tensor]] = {
+    "index": lambda x, start, stop: x[:, start:stop],
+    "negative": lambda x, start, stop: x[:, start - x.shape[1] : stop],
+    "ellipsis": lambda x, start, stop: x[..., start:stop, :, :],
+    "narrow": lambda x, start, stop: x.narrow(1, start, stop - start),
+    "split": lambda x, start, stop: torch.split(x, [start, stop - start, x.shape[1] - stop], 1)[1],
+}
+
+
+@LAW
+@given(
+    widths=st.lists(st.integers(1, 4), min_size=2, max_size=4),
+    way=st.sampled_from(sorted(WAYS)),
+    data=st.data(),
+)
+def test_a_slice_is_read_off_the_operands(widths: list[int], way: str, data: st.DataObject) -> None:
+    """As dual path networks join them: the next concat joins the slice with something new, layers read the whole."""
+    total = sum(widths)
+    start = data.draw(st.integers(0, total - 1))
+    stop = data.draw(st.integers(start + 1, total))
+
+    def forward(m: Any, x: Tensor) -> Tensor:
+        parts = [torch.tanh(branch(x)) for branch in m.branches]
+        whole = torch.cat(parts, 1)
+        more = torch.cat([torch.sin(m.first(whole)), WAYS[way](whole, start, stop)], 1)
+        return m.last(more)  # type: ignore[no-any-return]
+
+    model = Written(
+        forward, branches=branches(widths), first=nn.Conv2d(total, 2, 1), last=nn.Conv2d(2 + stop - start, 3, 1)
+    )
+    result = rewritten(model, (image(3),), ConcatToSum(), only=("*",))
+    assert reasons(result) == {}
+    assert len(done(result)) == 2
+    assert result.after.counts.concat == 0
+    assert_agreement(model, result, (image(3),))
+
+
+def _summed(m: Any, x: Tensor) -> Tensor:
+    whole = torch.cat([torch.tanh(m.a(x)), torch.tanh(m.b(x))], 1)
+    return m.last(whole) + whole[:, :4]  # type: ignore[no-any-return]
+
+
+def _written_over(m: Any, x: Tensor) -> Tensor:
+    a = m.a(x) + 1
+    whole = torch.cat([a, torch.tanh(m.b(x))], 1)
+    first = whole[:, :4]
+    a.add_(1)
+    return m.last(whole) + first + a  # type: ignore[no-any-return]
+
+
+def _across(m: Any, x: Tensor) -> Tensor:
+    whole = torch.cat([torch.tanh(m.a(x)), torch.tanh(m.b(x))], 1)
+    return m.last(whole) + whole[:, 2:6]  # type: ignore[no-any-return]
+
+
+def _sized(m: Any, x: Tensor) -> Tensor:
+    a = torch.tanh(m.a(x))
+    whole = torch.cat([a, torch.tanh(m.b(x))], 1)
+    return m.last(whole) + whole[:, : a.shape[1]] + whole.chunk(2, 1)[1]  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize(("forward", "reason"), [
+    (_summed, None),
+    (_sized, None),
+    (_across, "takes a slice of the concatenated channels"),
+    (_written_over, "takes a slice of the concatenated channels"),
+])  # fmt: skip
+def test_what_else_may_read_it(forward: Callable[..., Tensor], reason: str | None) -> None:
+    """An operand whole or in part; not several, and not where somebody writes over either."""
+    model = Written(forward, a=nn.Conv2d(3, 4, 1), b=nn.Conv2d(3, 4, 1), last=nn.Conv2d(8, 4, 1))
+    result = rewritten(model, (image(3),), ConcatToSum(), only=("*",))
+    assert (reasons(result) == {}) == (reason is None)
+    assert all(reason is not None and reason in told for told in reasons(result).values())
+    assert_agreement(model, result, (image(3),))
+
+
+def test_what_is_read_for_nothing() -> None:
+    """Classifiers whose results are thrown away read a concat, too, and their norms go on counting in training."""
+
+    def forward(m: Any, x: Tensor) -> Tensor:
+        whole = torch.cat([torch.tanh(m.a(x)), torch.tanh(m.b(x))], 1)
+        m.norm(m.unused(whole))
+        return m.last(whole)  # type: ignore[no-any-return]
+
+    model = Written(
+        forward, a=nn.Conv2d(3, 4, 1), b=nn.Conv2d(3, 4, 1), last=nn.Conv2d(8, 4, 1), unused=nn.Conv2d(8, 2, 1),
+        norm=nn.BatchNorm2d(2),
+    )  # fmt: skip
+    result = rewritten(model, (image(3),), ConcatToSum(), only=("*",))
+    assert reasons(result) == {}
+    assert_agreement(model, result, (image(3),))
