@@ -51,3 +51,13 @@ def map_tensors(function: Callable[[torch.Tensor], Any], tree: Any) -> Any:
         return item
 
     return replaced(tree)
+
+
+def doubled(inputs: Any) -> Any | None:
+    """The same inputs with every sample twice, where each tensor holds one: batch norms cannot train on that.
+
+    None where there are more, or tensors that have no axis for samples.
+    """
+    if any(tensor.dim() == 0 or tensor.shape[0] != 1 for tensor in tensors(inputs)):
+        return None
+    return map_tensors(lambda tensor: torch.cat([tensor, tensor]), inputs)

@@ -8,7 +8,9 @@ from typing import Any
 from torch import fx, nn
 
 from skipgraph.capture import Captured, capture
+from skipgraph.capture.trees import doubled
 from skipgraph.cost import price
+from skipgraph.errors import CaptureError
 from skipgraph.graph import SkipGraph, build
 from skipgraph.passes.fx_edits import FxEdits
 from skipgraph.passes.order import Scheduler, accumulate_in_place, operand_by_operand
@@ -80,9 +82,17 @@ class Workbench:
 
 
 def drawn(model: nn.Module, inputs: Inputs, *, train: bool = False) -> SkipGraph:
-    """The graph of the operators of a model, its skips found, priced; every node of a captured one knows its call."""
-    args, kwargs = inputs
-    program = capture(model, args, kwargs, train=train)
+    """The graph of the operators of a model, its skips found, priced; every node of a captured one knows its call.
+
+    In training with two samples where one does not do.
+    """
+    try:
+        program = capture(model, *inputs, train=train)
+    except CaptureError:
+        two = doubled(inputs) if train else None
+        if two is None:
+            raise
+        program = capture(model, *two, train=train)
     graph = build(program)
     find_skips(graph)
     price(graph, program)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from skipgraph.capture import Captured, runnable
-from skipgraph.capture.trees import map_tensors, tensors
+from skipgraph.capture.trees import doubled
 from skipgraph.compress import look
 from skipgraph.compress.candidates import noise
 from skipgraph.compress.trade_off import Point
@@ -213,15 +213,14 @@ def captured(model: torch.nn.Module, inputs: Inputs, *, inference: bool = False)
 
 def _in_both_modes(model: torch.nn.Module, inputs: Inputs) -> Captured:
     """With two samples where a batch norm cannot train on the one that is given."""
-    args, kwargs = inputs
     try:
-        return runnable(model, args, kwargs)
+        return runnable(model, *inputs)
     except CaptureError as error:
-        if any(tensor.dim() == 0 or tensor.shape[0] != 1 for tensor in tensors(inputs)):
+        two = doubled(inputs)
+        if two is None:
             raise
-        args, kwargs = map_tensors(lambda tensor: torch.cat([tensor, tensor]), inputs)
         try:
-            return runnable(model, args, kwargs)
+            return runnable(model, *two)
         except CaptureError:  # the user gave one sample
             raise error from None
 

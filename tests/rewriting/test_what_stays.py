@@ -182,3 +182,23 @@ def test_a_rewrite_for_inference_does_without_training() -> None:
     assert result.after.counts.concat == 0
     assert {check.mode for check in result.verification.checks} == {"evaluation"}
     torch.testing.assert_close(result.model(x), model(x))
+
+
+class Pooled(Around):
+    """Its norm cannot train on one sample."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.last = nn.BatchNorm1d(8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.last(super().forward(x))
+        return x * 2 if self.training else x
+
+
+def test_one_sample_will_do() -> None:
+    torch.manual_seed(0)
+    model, x = redrawn(Pooled()).eval(), torch.randn(1, 3, 8, 8)
+    result = rewrite(model, x, ConcatToSum(), execution="separate")
+    assert result.after.counts.concat == 0
+    torch.testing.assert_close(result.model(x), model(x))
