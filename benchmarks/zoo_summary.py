@@ -15,7 +15,7 @@ WHOLE = ("meta", "fake")
 SAME = ("same", "close")
 FIELDS = {
     "capture": "status reason seconds meta_seconds nodes skips add concat long flops".split(),
-    "rerun": "status reason seconds difference".split(),
+    "rerun": "status way ends reason seconds difference".split(),
     "fx": ["status"],
     "export": ["status", "seconds"],
     "rewrite": "status reason seconds rewritten refused error".split(),
@@ -138,6 +138,10 @@ def exceptions(models: Models) -> Iterator[list[str]]:
     for (library, model), stages in models.items():
         for stage, good in fine.items():
             record = stages.get(stage)
-            if record is not None and record["status"] not in good:
+            if record is None:
+                continue
+            if record.get("ends"):
+                yield [f"{library}:{model}", stage, record["status"], f"as far as it was captured: {record['ends']}"]
+            elif record["status"] not in good:
                 reason = record.get("reason") or f"off by {record.get('difference', 0):.1e}"
                 yield [f"{library}:{model}", stage, record["status"], reason[:160]]
