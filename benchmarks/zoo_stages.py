@@ -189,7 +189,7 @@ def rewritten(model: nn.Module, inputs: Inputs) -> Record:
     }
     if not counts["rewritten"]:
         return record
-    # In float64 a whole comparison takes some seventy forwards.
+    # A whole comparison runs both models a dozen times in float64, forward and backward.
     limit = {"memory_limit_bytes": 0} if result.before.cost.flops > MOST_FLOPS else {}
     try:
         checked = verify(result.reference, result.model, *result.inputs, result.plan.state_map, **limit)

@@ -119,7 +119,9 @@ class Parts:
         for weights in ("given", "redrawn"):
             if weights == "redrawn":
                 redraw(before, self._seed)
-                _carry(before, after, self._map)
+            # With the given ones, too: the original has run on, and a norm of its may have counted a forward.
+            _carry(before, after, self._map)
+            if weights == "redrawn":
                 given = draw(given, Sizes(), seed, device_of(self._before))
             try:
                 with exactly(double=True):

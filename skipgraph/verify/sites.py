@@ -17,7 +17,7 @@ class Site:
     Attributes
     ----------
     inputs : tuple of str
-        Nodes that both have and that either part reads.
+        Nodes that both have and that either part reads; parameters and buffers are parts of the model, and no inputs.
     outputs : tuple of str
         Nodes that both have and that read the parts.
     before, after : tuple of fx.Node
@@ -101,7 +101,7 @@ def _site(keys: list[Any], shared: dict[str, tuple[fx.Node, fx.Node]], before: f
         for part in parts
         for node in part
         for read in node.all_input_nodes
-        if read.name in shared and (read.name not in names or node not in part)
+        if read.name in shared and (read.name not in names or node not in part) and read.op != "get_attr"
     }
     outputs = tuple(node.name for node in after.nodes if node.name in names and node.name in shared)
     return Site(tuple(inputs), outputs, *parts)
@@ -112,11 +112,18 @@ def part_module(root: torch.nn.Module, site: Site, nodes: tuple[fx.Node, ...]) -
     graph = fx.Graph()
     made = {name: graph.placeholder(f"value_{place}") for place, name in enumerate(site.inputs)}
     results: list[Any] = []
+
+    def own(read: fx.Node) -> fx.Node:
+        if read.name not in made:
+            assert read.op == "get_attr"
+            made[read.name] = graph.node_copy(read)
+        return made[read.name]
+
     for node in nodes:
         if node.op == "output":
-            results.append(fx.node.map_arg(node.args[0], lambda read: made[read.name]))
+            results.append(fx.node.map_arg(node.args[0], own))
             continue
-        made[node.name] = graph.node_copy(node, lambda read: made[read.name])
+        made[node.name] = graph.node_copy(node, own)
         if node.name in site.outputs:
             results.append(made[node.name])
     graph.output(tuple(results))
