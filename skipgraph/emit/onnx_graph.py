@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import fx, nn
 
-from skipgraph.capture.onnx import OnnxModel, Origin, nodes_of
+from skipgraph.capture.onnx import OnnxModel, Origin, inner_nodes, nodes_of, outer_values
 from skipgraph.emit.onnx_calls import writer_of
 from skipgraph.emit.onnx_scribe import Scribe, all_values
 from skipgraph.errors import EmitError
@@ -77,12 +77,21 @@ class _Writer:
                 self._set_outputs(node)
             elif node in self._given:
                 self._write(node)
+        self._forget_unread_branches()
         was_input = {value.name for value in graph.inputs if value.is_initializer()}
         RemoveUnusedNodesPass()(self.scribe.file)
         graph.sort()
         for value in [one for one in graph.inputs if one.name in was_input and one.name not in graph.initializers]:
             graph.inputs.remove(value)
         return self.scribe.file
+
+    def _forget_unread_branches(self) -> None:
+        """Let what nobody reads read nothing itself: the branches of a node that goes keep their operands otherwise."""
+        for node in self.scribe.file.graph:
+            if not any(value.uses() or value.is_graph_output() for value in node.outputs):
+                for inner in inner_nodes(node):
+                    for place in range(len(inner.inputs)):
+                        inner.replace_input_with(place, None)
 
     # -- calls -------------------------------------------------------------------------------------------------------
 
@@ -126,8 +135,21 @@ class _Writer:
                 now = operands.get(before) if before is not None else None
                 if now is not None and self.value(now) is not self._own.get(str(before)):
                     clone.replace_input_with(place, self.value(now))
+            self._keep_inside(origin.node, clone, operands)
         if node.name in self._own:
             self._values[node] = self._own[node.name]
+
+    def _keep_inside(self, before: ir.Node, clone: ir.Node, operands: dict[str, fx.Node]) -> None:
+        """What the branches of a node read of the graph around them, as it is made by now."""
+        for value in outer_values(before):
+            name = self.model.calls.get(value)
+            now = operands.get(name) if name is not None else None
+            if now is None or self.value(now) is self._own.get(str(name)):
+                continue
+            for node in inner_nodes(clone):
+                for place, one in enumerate(node.inputs):
+                    if one is self._known[value.name]:
+                        node.replace_input_with(place, self.value(now))
 
     def _operands_now(self, origin: Origin) -> dict[str, fx.Node]:
         """What the calls of a node of the file read, by the names of what they read before."""
@@ -184,13 +206,17 @@ class _Writer:
     def _set_outputs(self, node: fx.Node) -> None:
         graph = self.scribe.file.graph
         before = nodes_of(next(reversed(self.original.graphs[False].nodes)).args)
+        names = [value.name for value in graph.outputs]  # the same may be handed out twice
         for place, (was, made) in enumerate(zip(before, nodes_of(node.args), strict=True)):
+            if names[place] in names[:place]:
+                graph.outputs[place] = graph.outputs[names.index(names[place])]
+                continue
             old, new = graph.outputs[place], self.value(made)
             if new is self._own.get(was.name):  # it is made as it was, and handed on as it was
                 continue
             if new in graph.outputs or new.is_initializer() or new.is_graph_input():
                 new = self.scribe.node("Identity", [new], {}, f"{old.name}_identity")
-            name = old.name
+            name = names[place]
             new.type, new.shape = old.type, old.shape
             graph.outputs[place] = new
             old.name = self.scribe.free(f"{name}_before")

@@ -70,7 +70,7 @@ def _fitting(given: Any, value: ir.Value, path: Path) -> torch.Tensor:
         wanted is None
         or (
             len(wanted) == given.dim()
-            and all(not isinstance(one, int) or one == size for one, size in zip(wanted, given.shape, strict=True))
+            and all(one in (size, -1) for one, size in zip(wanted, given.shape, strict=True) if isinstance(one, int))
         )
     )
     if not fits:
@@ -85,7 +85,9 @@ def _sizes(value: ir.Value, path: Path) -> list[int]:
         raise InputError(
             f"{path} does not say what shape {value.name} has", f"Give it: --input {value.name}=1x3x224x224."
         )
-    sizes = [size if isinstance(size, int) else 1 if not place else None for place, size in enumerate(value.shape)]
+    # Some tools write -1 for a size that is left open.
+    known = [size if isinstance(size, int) and size >= 0 else None for size in value.shape]
+    sizes = [1 if size is None and not place else size for place, size in enumerate(known)]
     if None in sizes:
         raise InputError(
             f"{path} takes {_described(value)}, some of whose sizes are left open",

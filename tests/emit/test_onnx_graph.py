@@ -207,3 +207,61 @@ def test_what_has_no_meaning_is_refused(tmp_path: Path) -> None:
         rewritten(path, inference=True)
     with pytest.raises(UsageError, match="written as ONNX alone"):
         sg.emit(rewritten(path), tmp_path / "out", pt2=True)
+
+
+def joining(
+    path: Path, consumer: list[Any], constants: dict[str, np.ndarray], outputs: tuple[str, ...] = ("y",)
+) -> Path:
+    """A file of a concat skip of eight channels, c, and what reads it."""
+    helper, numbers = onnx.helper, np.random.default_rng(0)
+    nodes = [
+        helper.make_node("Conv", ["x", "w1"], ["h0"], "first", pads=[1, 1, 1, 1]),
+        helper.make_node("Relu", ["h0"], ["h"], "relu"),
+        helper.make_node("Concat", ["x", "h"], ["c"], "concat", axis=1),
+        *consumer,
+    ]
+    arrays = {"w1": numbers.normal(size=(4, 4, 3, 3)).astype(np.float32), **constants}
+    graph = helper.make_graph(
+        nodes, "joining", [helper.make_tensor_value_info("x", 1, [1, 4, 6, 6])],
+        [helper.make_tensor_value_info(name, 1, None) for name in outputs],
+        [onnx.numpy_helper.from_array(array, name) for name, array in arrays.items()],
+    )  # fmt: skip
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), path)
+    return path
+
+
+def emitted_again(path: Path, folder: Path) -> onnx.ModelProto:
+    sg.emit(rewritten(path), folder)
+    return onnx.load(folder / "model.onnx")
+
+
+def test_a_product_with_factors_is_written_with_scaled_weights(tmp_path: Path) -> None:
+    numbers, node = np.random.default_rng(0), onnx.helper.make_node
+    consumer = [
+        node("GlobalAveragePool", ["c"], ["p"], "pool"),
+        node("Flatten", ["p"], ["f"], "flat"),
+        node("Gemm", ["f", "w", "b"], ["y"], "product", alpha=0.5, beta=2.0),
+    ]
+    weights = {"w": numbers.normal(size=(8, 5)).astype(np.float32), "b": numbers.normal(size=5).astype(np.float32)}
+    again = emitted_again(joining(tmp_path / "model.onnx", consumer, weights), tmp_path / "out")
+    assert "Concat" not in [one.op_type for one in again.graph.node]
+
+
+def test_a_branch_that_goes_takes_what_it_read_with_it(tmp_path: Path) -> None:
+    helper = onnx.helper
+
+    def branch(name: str) -> Any:
+        made = helper.make_tensor_value_info(f"{name}_made", 1, None)
+        return helper.make_graph([helper.make_node("Conv", ["c", "w"], [f"{name}_made"], name)], name, [], [made])
+
+    consumer = [helper.make_node("If", ["yes"], ["y"], "if", then_branch=branch("then"), else_branch=branch("else"))]
+    constants = {"yes": np.array(True), "w": np.ones((3, 8, 1, 1), np.float32)}
+    again = emitted_again(joining(tmp_path / "model.onnx", consumer, constants), tmp_path / "out")
+    assert {one.op_type for one in again.graph.node} == {"Conv", "Relu", "Add"}
+
+
+def test_an_output_that_is_handed_out_twice(tmp_path: Path) -> None:
+    consumer = [onnx.helper.make_node("Conv", ["c", "w"], ["y"], "last")]
+    constants = {"w": np.ones((3, 8, 1, 1), np.float32)}
+    again = emitted_again(joining(tmp_path / "model.onnx", consumer, constants, ("y", "y")), tmp_path / "out")
+    assert [one.name for one in again.graph.output] == ["y", "y"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -64,6 +64,10 @@ class At:
         self.node = node
         self.version = version  # of the operator set
         self._reader = reader
+
+    def of(self, node: ir.Node) -> At:
+        """The same view of another node of the operator set."""
+        return At(self._reader, node, self.version)
 
     # -- looking -----------------------------------------------------------------------------------------------------
 
@@ -136,6 +140,11 @@ class At:
             raise UnsupportedError(f"it has an axis {axis}, and its operand {rank} axes")
         return axis % rank if rank else 0
 
+    def is_read(self, place: int) -> bool:
+        """Whether anything reads a result."""
+        outputs = self.node.outputs
+        return place < len(outputs) and (bool(outputs[place].uses()) or outputs[place].is_graph_output())
+
     # -- calling -----------------------------------------------------------------------------------------------------
 
     def call(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
@@ -166,9 +175,9 @@ class At:
             return tuple(made)
         return tuple(self._reader.piece(self.node, made, place) for place in range(len(made.meta["value"])))
 
-    def renamed(self, tensor: torch.Tensor, original: torch.Tensor) -> torch.Tensor:
+    def renamed(self, tensor: torch.Tensor, original: torch.Tensor, layout: Hashable) -> torch.Tensor:
         """A tensor that stands for one of the file in another layout: the same one each time, under the same name."""
-        return self._reader.renamed(tensor, original)
+        return self._reader.renamed(tensor, original, layout)
 
 
 def integers(values: Sequence[Any]) -> list[int]:

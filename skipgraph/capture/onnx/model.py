@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -44,6 +44,31 @@ def nodes_of(tree: Any) -> list[fx.Node]:
 
     fx.map_arg(tree, note)
     return found
+
+
+def inner_nodes(node: ir.Node) -> Iterator[ir.Node]:
+    """The nodes of the graphs that a node holds: branches and bodies of loops."""
+    import onnx_ir as ir
+
+    for attribute in node.attributes.values():
+        if attribute.type is ir.AttributeType.GRAPH:
+            yield from attribute.as_graph().all_nodes()
+        elif attribute.type is ir.AttributeType.GRAPHS:
+            for graph in attribute.as_graphs():
+                yield from graph.all_nodes()
+
+
+def outer_values(node: ir.Node) -> list[ir.Value]:
+    """What the graphs that a node holds read of the graph around it, each value once."""
+    import onnx_ir as ir
+
+    inner = {id(value) for one in inner_nodes(node) for value in one.outputs}
+    for holder in (node, *inner_nodes(node)):
+        for attribute in holder.attributes.values():
+            graphs = [attribute.as_graph()] if attribute.type is ir.AttributeType.GRAPH else []
+            inner |= {id(value) for graph in graphs for value in (*graph.inputs, *graph.initializers.values())}
+    read = [value for one in inner_nodes(node) for value in one.inputs if value is not None]
+    return list({id(value): value for value in read if id(value) not in inner}.values())
 
 
 class Root(nn.Module):

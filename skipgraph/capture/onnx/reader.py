@@ -7,10 +7,12 @@ graph that is made holds what is done to data alone.
 from __future__ import annotations
 
 import itertools
+import keyword
+import logging
 import operator
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +22,7 @@ from torch import fx, nn
 from skipgraph.capture.calls import ScopedGraph
 from skipgraph.capture.onnx.at import At, UnsupportedError, converter_of
 from skipgraph.capture.onnx.file import graph_inputs
-from skipgraph.capture.onnx.model import OnnxModel, Origin, Root, Unseen, nodes_of
+from skipgraph.capture.onnx.model import OnnxModel, Origin, Root, Unseen, nodes_of, outer_values
 from skipgraph.capture.onnx.operators import load_families
 from skipgraph.capture.onnx.tensors import dtype_of, read
 from skipgraph.capture.trees import map_tensors, tensors
@@ -69,7 +71,7 @@ class Reader:
         self.graph = ScopedGraph()
         self._operands: dict[ir.Value, Any] = {}
         self._names: dict[int, str] = {}  # id of a tensor of the file -> its name
-        self._layouts: dict[tuple[int, tuple[int, ...]], torch.Tensor] = {}
+        self._layouts: dict[tuple[int, Hashable], torch.Tensor] = {}
         self._constants: dict[int, fx.Node] = {}
         self._kept: list[torch.Tensor] = []  # so that no id is used twice
         self._labels: dict[str, tuple[str, str]] = {}
@@ -179,9 +181,9 @@ class Reader:
         """The name of a tensor of the file."""
         return self._names.get(id(tensor))
 
-    def renamed(self, tensor: torch.Tensor, original: torch.Tensor) -> torch.Tensor:
+    def renamed(self, tensor: torch.Tensor, original: torch.Tensor, layout: Hashable) -> torch.Tensor:
         """A tensor that stands for one of the file in another layout: the same one each time, under the same name."""
-        key = id(original), tuple(tensor.shape)
+        key = id(original), layout
         if key not in self._layouts:
             self._kept += [tensor, original]
             if id(original) in self._names:
@@ -308,8 +310,11 @@ class Reader:
 
     def _opaque(self, node: ir.Node, reason: str) -> Any:
         """A node that cannot be run, as a module that makes results of its shapes."""
-        results = []
+        results: list[tuple[tuple[int, ...], torch.dtype]] = []
         for value in node.outputs:
+            if not value.name:  # left out
+                results.append(((0,), torch.float32))
+                continue
             shape, dtype = self._shape_of(value), dtype_of(value.dtype) if value.dtype is not None else None
             if shape is None or dtype is None:
                 raise CaptureError(
@@ -318,7 +323,8 @@ class Reader:
                     "Write the shapes into the file, by onnx.shape_inference, or by the tool that exported it.",
                 )
             results.append((shape, dtype))
-        operands = [self._as_node(self.operand(value)) for value in node.inputs if value is not None]
+        given = [value for value in node.inputs if value is not None]
+        operands = [self._as_node(self.operand(value)) for value in (*given, *outer_values(node))]
         path = self._place(Unseen(results, reason), None, node)
         made = self._finish(node, self.graph.create_node("call_module", path, tuple(operands), {}))
         self._unseen[f"{node.op_type}: {reason}"] += 1
@@ -355,10 +361,15 @@ class Reader:
     def _infer_shapes(self) -> None:
         from onnx_ir.passes.common import ShapeInferencePass
 
+        logger = logging.getLogger("onnx_ir")  # which shows a failure with its traceback
+        before = logger.level
+        logger.setLevel(logging.CRITICAL)
         try:
             ShapeInferencePass(data_prop=True)(self.file)
         except Exception:  # of an operator that onnx does not know, or a file above its limit of 2 GB
             return
+        finally:
+            logger.setLevel(before)
 
     # -- names -------------------------------------------------------------------------------------------------------
 
@@ -406,11 +417,11 @@ def _label(node: ir.Node) -> str:
 def _word(name: str) -> str:
     """``name`` as a name of Python."""
     word = _WORD.sub("_", name).strip("_")
-    return f"_{word}" if word[:1].isdigit() else word
+    return f"_{word}" if word[:1].isdigit() or keyword.iskeyword(word) else word
 
 
 def _is_path(name: str) -> bool:
-    return all(part.isidentifier() or part.isdigit() for part in name.split("."))
+    return all((part.isidentifier() and not keyword.iskeyword(part)) or part.isdigit() for part in name.split("."))
 
 
 def _together(tree: Any) -> Any:

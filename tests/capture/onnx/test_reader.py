@@ -218,6 +218,83 @@ def test_weights_of_eight_bits_are_numbers(tmp_path: Path) -> None:
     assert sg.trace(model, (x,)).cost.flops == 12
 
 
+@pytest.mark.parametrize(
+    "nodes",
+    [
+        [helper.make_node("DequantizeLinear", ["q", "s2", "z"], ["y"])],
+        [helper.make_node("DequantizeLinear", ["q", "s"], ["y"])],
+        [helper.make_node("Cast", ["q"], ["y"], to=TensorProto.FLOAT)],
+        [helper.make_node("Transpose", ["q"], ["t"]), helper.make_node("DequantizeLinear", ["t", "s2", "z"], ["y"])],
+    ],
+    ids=["scale", "zero", "cast", "behind"],
+)
+def test_integers_that_are_read_as_other_numbers_are_opaque(nodes: list[Any], tmp_path: Path) -> None:
+    first = helper.make_node("QuantizeLinear", ["x", "s", "z"], ["q"])
+    constants = {"s": np.float32(0.1), "s2": np.float32(0.2), "z": np.uint8(3)}
+    path = made(tmp_path, [first, *nodes], {name: np.asarray(array) for name, array in constants.items()})
+    assert "its integers are read" in read(path).notes[0]
+
+
+def test_layers_that_share_a_square_weight_read_it_each_in_its_way(tmp_path: Path) -> None:
+    nodes = [
+        helper.make_node("Gemm", ["x", "w"], ["a"], transB=1),
+        helper.make_node("Gemm", ["a", "w"], ["b"], alpha=0.5),
+        helper.make_node("Gemm", ["b", "w"], ["c"]),
+        helper.make_node("MatMul", ["c", "w"], ["y"]),
+    ]
+    w = torch.arange(16.0).reshape(4, 4)
+    model, x = read(made(tmp_path, nodes, {"w": w.numpy()})), torch.ones(1, 4)
+    torch.testing.assert_close(model(x), x @ w.t() @ w @ w @ w / 2)
+
+
+@pytest.mark.parametrize("name", ["if", "model.lambda.weight"])
+def test_names_that_are_words_of_python(name: str, tmp_path: Path) -> None:
+    node = helper.make_node("MatMul", ["x", name], ["y"], "class")
+    torch.testing.assert_close(
+        read(made(tmp_path, [node], {name: np.eye(4, dtype=np.float32)}))(torch.ones(1, 4)), torch.ones(1, 4)
+    )
+
+
+def branch(op_type: str, reads: str) -> Any:
+    node = helper.make_node(op_type, [reads], [f"{op_type}_made"])
+    return helper.make_graph([node], op_type, [], [helper.make_tensor_value_info(f"{op_type}_made", 1, [1, 4])])
+
+
+def test_what_branches_read_is_read_by_their_node(tmp_path: Path) -> None:
+    nodes = [
+        helper.make_node("Abs", ["x"], ["h"], "outer"),
+        helper.make_node("ReduceSum", ["x"], ["r"], keepdims=0),
+        helper.make_node("Greater", ["r", "zero"], ["c"], "condition"),
+        helper.make_node("If", ["c"], ["y"], "if", then_branch=branch("Relu", "h"), else_branch=branch("Neg", "h")),
+    ]
+    model = read(made(tmp_path, nodes, {"zero": np.array(0.0, np.float32)}))
+    (node,) = (one for one in model.graphs[False].nodes if one.op == "call_module")
+    assert [model.labels[one.name][0] for one in node.args] == ["condition", "outer"]
+
+
+def test_results_that_are_left_out_need_no_shape(tmp_path: Path) -> None:
+    node = helper.make_node("Strange", ["x"], ["", "y"], "strange", domain="mine")
+    opsets = [helper.make_opsetid("", 20), helper.make_opsetid("mine", 1)]
+    path = made(tmp_path, [node], opset_imports=opsets)
+    file = onnx.load(path)
+    file.graph.output[0].CopyFrom(helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 4]))
+    onnx.save(file, path)
+    assert read(path)(torch.zeros(1, 4)).shape == (1, 4)
+
+
+def test_inference_of_shapes_that_fails_is_no_news_of_its_own(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    nodes = [helper.make_node("MeanVarianceNormalization", ["x"], ["y"], "norm")]
+    with pytest.raises(CaptureError, match="does not say what shape its result y has"):
+        read(made(tmp_path, nodes))
+    assert not caplog.records
+
+
+def test_minus_one_is_a_size_that_is_left_open(tmp_path: Path) -> None:
+    path = made(tmp_path, [helper.make_node("Relu", ["x"], ["y"])], shape=[-1, 4])
+    assert [tuple(one.shape) for one in load(str(path)).args] == [(1, 4)]
+    assert [tuple(one.shape) for one in load(str(path), inputs=["3x4"]).args] == [(3, 4)]
+
+
 # -- files -------------------------------------------------------------------------------------------------------------
 
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.nn import functional as F
 
 from skipgraph.capture.onnx.at import At, Operand, UnsupportedError, converts
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
 
 _UNARY: dict[str, Callable[..., Any]] = {
     "Abs": torch.abs, "Acos": torch.acos, "Acosh": torch.acosh, "Asin": torch.asin, "Asinh": torch.asinh,
@@ -20,11 +23,11 @@ _UNARY: dict[str, Callable[..., Any]] = {
     "Sign": torch.sign, "Sin": torch.sin, "Sinh": torch.sinh, "Softplus": F.softplus, "Softsign": F.softsign,
     "Sqrt": torch.sqrt, "Tan": torch.tan, "Tanh": torch.tanh,
 }  # fmt: skip
-_BINARY: dict[str, Callable[..., Any]] = {
-    "Add": operator.add, "And": torch.logical_and, "BitwiseAnd": torch.bitwise_and, "BitwiseOr": torch.bitwise_or,
+_BINARY: dict[str, Callable[..., Any]] = {"Add": operator.add, "Mul": operator.mul, "Sub": operator.sub}
+_OF_TENSORS: dict[str, Callable[..., Any]] = {
+    "And": torch.logical_and, "BitwiseAnd": torch.bitwise_and, "BitwiseOr": torch.bitwise_or,
     "BitwiseXor": torch.bitwise_xor, "Equal": torch.eq, "Greater": torch.gt, "GreaterOrEqual": torch.ge,
-    "Less": torch.lt, "LessOrEqual": torch.le, "Mul": operator.mul, "Or": torch.logical_or, "Sub": operator.sub,
-    "Xor": torch.logical_xor,
+    "Less": torch.lt, "LessOrEqual": torch.le, "Or": torch.logical_or, "Xor": torch.logical_xor,
 }  # fmt: skip
 
 
@@ -38,6 +41,12 @@ def unary(at: At) -> Any:
 def binary(at: At) -> Any:
     """Two operands."""
     return at.call(_BINARY[at.node.op_type], *scalars(at, at[0], at[1]))
+
+
+@converts(*_OF_TENSORS)
+def compared(at: At) -> Any:
+    """Two operands, of which PyTorch takes no plain number on the left, or on neither side."""
+    return at.call(_OF_TENSORS[at.node.op_type], at[0], at[1])
 
 
 def scalars(at: At, left: Operand, right: Operand) -> tuple[Any, Any]:
@@ -70,7 +79,9 @@ def remainder(at: At) -> Any:
 @converts("Pow")
 def power(at: At) -> Any:
     """The result is of the base's dtype."""
-    return at.call(torch.pow, at[0], _scalar(at, at[1], at[0]))
+    base, exponent = at[0], at[1]
+    made = at.call(torch.pow, base, _scalar(at, exponent, base))
+    return made if at.dtype(made) is at.dtype(base) else at.method("to", made, at.dtype(base))
 
 
 @converts("BitShift")
@@ -208,8 +219,10 @@ def cast_like(at: At) -> Any:
 @converts("Identity", "Dropout")
 def identity(at: At) -> Any:
     """In inference, the operand itself."""
-    if at.node.op_type == "Dropout" and len(at.node.outputs) > 1 and at.node.outputs[1].uses():
+    if at.node.op_type == "Dropout" and at.is_read(1):
         raise UnsupportedError("its mask is read")
+    if at.node.op_type == "Dropout" and at.maybe(2) is not None and at.number(2):
+        raise UnsupportedError("it is in training mode")
     return at[0]
 
 
@@ -222,9 +235,35 @@ def quantized(at: At) -> Any:
     dtype = torch.uint8 if zero is None else zero.dtype
     if dtype not in (torch.uint8, torch.int8):
         raise UnsupportedError(f"it makes {str(dtype).removeprefix('torch.')}")
+    if not _is_dequantized_alike(at, at.node.outputs[0], scale, zero):
+        raise UnsupportedError("its integers are read")
     limits = torch.iinfo(dtype)
     offset = 0 if zero is None else int(zero)
     return at.call(torch.ops.skipgraph.quantize_dequantize.default, at[0], float(scale), offset, limits.min, limits.max)
+
+
+# What moves or picks numbers, and is the same for integers and for what they stand for.
+_CARRYING = (
+    "Concat DepthToSpace Expand Flatten Gather Identity MaxPool Reshape Slice SpaceToDepth Split Squeeze Tile "
+    "Transpose Unsqueeze"
+).split()
+
+
+def _is_dequantized_alike(at: At, value: ir.Value, scale: torch.Tensor, zero: torch.Tensor | None) -> bool:
+    """Whether all that reads integers makes the numbers of them that they were made of."""
+    if value.is_graph_output():
+        return False
+    for reader, _ in value.uses():
+        if reader.op_type == "DequantizeLinear":
+            other, shift = at.of(reader).constant(1), at.of(reader).constant(2)
+            same = other is not None and other.numel() == 1 and float(other) == float(scale)
+            if not same or (0 if shift is None else int(shift)) != (0 if zero is None else int(zero)):
+                return False
+            continue
+        handed_on = all(_is_dequantized_alike(at, one, scale, zero) for one in reader.outputs)
+        if reader.op_type not in _CARRYING or not handed_on:
+            return False
+    return True
 
 
 @torch.library.custom_op("skipgraph::quantize_dequantize", mutates_args=())

@@ -94,38 +94,50 @@ def transposed_convolution(at: At) -> Any:
     wanted = at.attribute("output_shape")
     if wanted is not None or at.attribute("auto_pad", "NOTSET").startswith("SAME"):
         raise UnsupportedError("its padding follows from the shape of its result")
-    if any(before != behind for before, behind in pads):
-        # PyTorch crops alike on both sides; what ONNX keeps behind is an output padding, where it is small.
-        extra = [more + before - behind for more, (before, behind) in zip(extra, pads, strict=True)]
-        if any(more < 0 for more in extra):
-            raise UnsupportedError("it crops more behind than in front")
-    padding, groups = [before for before, _ in pads], at.attribute("group", 1)
+    padding, extra, cropped = _cropping(pads, extra, [max(pair) for pair in zip(strides, dilations, strict=True)])
+    groups = at.attribute("group", 1)
     layer, function = _TRANSPOSED[len(kernel)]
-    if not _are_weights(weight, bias):
-        return at.call(function, x, weight, bias, strides, padding, extra, groups, dilations)
-    module = layer(
-        weight.shape[0], weight.shape[1] * groups, tuple(kernel), tuple(strides), tuple(padding), tuple(extra), groups,
-        bias is not None, tuple(dilations), device="meta",
-    )  # fmt: skip
-    return at.layer(module, {"weight": weight, "bias": bias}, x)
+    if _are_weights(weight, bias):
+        module = layer(
+            weight.shape[0], weight.shape[1] * groups, tuple(kernel), tuple(strides), tuple(padding), tuple(extra),
+            groups, bias is not None, tuple(dilations), device="meta",
+        )  # fmt: skip
+        made = at.layer(module, {"weight": weight, "bias": bias}, x)
+    else:
+        made = at.call(function, x, weight, bias, strides, padding, extra, groups, dilations)
+    return at.call(F.pad, made, cropped, "constant", 0.0) if any(cropped) else made
+
+
+def _cropping(
+    pads: Sequence[tuple[int, int]], extra: Sequence[int], limits: Sequence[int]
+) -> tuple[list[int], list[int], list[int]]:
+    """What a transposed convolution crops alike on both sides, what it adds behind, and what is cropped after it.
+
+    PyTorch's layers crop alike on both sides. What ONNX keeps behind is an output padding, where PyTorch takes one of
+    that size.
+    """
+    added = [more + before - behind for more, (before, behind) in zip(extra, pads, strict=True)]
+    if all(0 <= more < max(limit, 1) or not more for more, limit in zip(added, limits, strict=True)):
+        return [before for before, _ in pads], added, []
+    return [0] * len(pads), list(extra), [-size for pair in reversed(pads) for size in pair]
 
 
 @converts("Gemm")
 def affine(at: At) -> Any:
-    """α·A·B + β·C: a linear layer where B and C are weights."""
+    """α·A·B + β·C: a linear layer where B and C are weights, and C a row."""
     left, right, bias = at[0], at[1], at.maybe(2)
     alpha, beta = at.attribute("alpha", 1.0), at.attribute("beta", 1.0)
     if at.attribute("transA", 0):
         left = at.call(torch.t, left)
     turned = bool(at.attribute("transB", 0))
     rows = at.shape(right)[0 if turned else 1]
-    plain = alpha == 1.0 and (bias is None or beta == 1.0)
-    vector = bias is None or (isinstance(bias, torch.Tensor) and bias.numel() == rows)
-    if isinstance(right, torch.Tensor) and plain and vector:
+    row = bias is None or (isinstance(bias, torch.Tensor) and at.shape(bias)[-1:] == (rows,) == (bias.numel(),))
+    if isinstance(right, torch.Tensor) and right.is_floating_point() and row:
         weight = right if turned else right.t().contiguous()
-        return _linear(
-            at, left, weight, right, None if bias is None else bias.reshape(rows) if bias.dim() != 1 else bias
-        )
+        weight = weight if alpha == 1.0 else weight * alpha
+        shift = bias if bias is None or bias.dim() == 1 else bias.reshape(rows)
+        shift = shift if shift is None or beta == 1.0 else shift * beta
+        return _linear(at, left, at.renamed(weight, right, ("Gemm", turned, alpha)), shift)
     right = at.call(torch.t, right) if turned else right
     product = at.call(torch.matmul, left, right)
     if alpha != 1.0:
@@ -135,9 +147,9 @@ def affine(at: At) -> Any:
     return at.call(operator.add, product, bias if beta == 1.0 else at.call(operator.mul, bias, beta))
 
 
-def _linear(at: At, x: Operand, weight: torch.Tensor, named: torch.Tensor, bias: torch.Tensor | None) -> Any:
+def _linear(at: At, x: Operand, weight: torch.Tensor, bias: torch.Tensor | None) -> Any:
     module = nn.Linear(weight.shape[1], weight.shape[0], bias is not None, device="meta")
-    return at.layer(module, {"weight": at.renamed(weight, named), "bias": bias}, x)
+    return at.layer(module, {"weight": weight, "bias": bias}, x)
 
 
 @converts("MatMul")
@@ -145,7 +157,7 @@ def matrix_product(at: At) -> Any:
     """A linear layer where the right factor is a weight."""
     left, right = at[0], at[1]
     if isinstance(right, torch.Tensor) and right.dim() == 2 and right.is_floating_point():
-        return _linear(at, left, right.t().contiguous(), right, None)
+        return _linear(at, left, at.renamed(right.t().contiguous(), right, "turned"), None)
     return at.call(torch.matmul, left, right)
 
 
@@ -160,6 +172,8 @@ def batch_norm(at: At) -> Any:
     """With the statistics of the file."""
     if at.attribute("training_mode", 0):
         raise UnsupportedError("it is in training mode")
+    if not at.attribute("spatial", 1):
+        raise UnsupportedError("it has statistics of each position")
     names = ("weight", "bias", "running_mean", "running_var")
     tensors = {name: at.constant(place) for place, name in enumerate(names, 1)}
     rank = at.rank(at[0])
@@ -175,6 +189,8 @@ def instance_norm(at: At) -> Any:
     rank = at.rank(at[0])
     if rank not in _INSTANCE_NORMS:
         raise UnsupportedError(f"its operand has {rank} axes")
+    if math.prod(at.shape(at[0])[2:]) < 2:  # of which PyTorch refuses statistics
+        raise UnsupportedError("its operand has one position")
     module = _INSTANCE_NORMS[rank](at.shape(at[0])[1], eps=at.attribute("epsilon", 1e-5), affine=True, device="meta")
     return at.layer(module, {"weight": at.constant(1), "bias": at.constant(2)}, at[0])
 
@@ -194,7 +210,7 @@ def group_norm(at: At) -> Any:
 
 def _normalized(at: At) -> list[int]:
     """The shape of what is normalised together."""
-    if any(value.uses() for value in at.node.outputs[1:]):
+    if any(at.is_read(place) for place in range(1, len(at.node.outputs))):
         raise UnsupportedError("its statistics are read")
     return list(at.shape(at[0])[at.axis(at[0], at.attribute("axis", -1)) :])
 
@@ -202,17 +218,24 @@ def _normalized(at: At) -> list[int]:
 @converts("LayerNormalization")
 def layer_norm(at: At) -> Any:
     """Over the last axes."""
-    shape, weight, bias, epsilon = _normalized(at), at[1], at.maybe(2), at.attribute("epsilon", 1e-5)
-    if _are_weights(weight, bias) and list(weight.shape) == shape and (bias is None or list(bias.shape) == shape):
+    shape, epsilon = _normalized(at), at.attribute("epsilon", 1e-5)
+    weight, bias = (None if one is None else _broadcast(at, one, shape) for one in (at[1], at.maybe(2)))
+    if _are_weights(weight, bias):
         module = nn.LayerNorm(shape, epsilon, bias=bias is not None, device="meta")
         return at.layer(module, {"weight": weight, "bias": bias}, at[0])
     return at.call(F.layer_norm, at[0], shape, weight, bias, epsilon)
 
 
+def _broadcast(at: At, operand: Operand, shape: Sequence[int]) -> Operand:
+    """An operand of a shape, which PyTorch's norms want in full and ONNX broadcasts to."""
+    return operand if list(at.shape(operand)) == list(shape) else at.call(torch.broadcast_to, operand, list(shape))
+
+
 @converts("RMSNormalization")
 def rms_norm(at: At) -> Any:
     """Over the last axes."""
-    return at.call(F.rms_norm, at[0], _normalized(at), at[1], at.attribute("epsilon", 1e-5))
+    shape = _normalized(at)
+    return at.call(F.rms_norm, at[0], shape, _broadcast(at, at[1], shape), at.attribute("epsilon", 1e-5))
 
 
 @converts("LpNormalization")
@@ -238,7 +261,7 @@ def parametric_relu(at: At) -> Any:
         slope.numel() == 1 or (slope.numel() == channels and slope.dim() == at.rank(x) - 1)
     ):
         weight = slope.reshape(-1)
-        return at.layer(nn.PReLU(weight.numel(), device="meta"), {"weight": at.renamed(weight, slope)}, x)
+        return at.layer(nn.PReLU(weight.numel(), device="meta"), {"weight": at.renamed(weight, slope, "flat")}, x)
     return at.call(torch.where, at.call(torch.ge, x, 0), x, at.call(operator.mul, x, slope))
 
 
@@ -248,6 +271,8 @@ def attention(at: At) -> Any:
     query, key, value, mask = at[0], at[1], at[2], at.maybe(3)
     if at.rank(query) != 4 or at.attribute("softcap", 0.0) or len(at) > 4 or len(at.node.outputs) > 1:
         raise UnsupportedError("it splits heads, caps its scores or has a cache")
+    if mask is not None and at.attribute("is_causal", 0):
+        raise UnsupportedError("it has a mask beside the causal one")
     grouped = at.shape(query)[1] != at.shape(key)[1]
     options = {"is_causal": bool(at.attribute("is_causal", 0)), "scale": at.attribute("scale"), "enable_gqa": grouped}
     return at.call(F.scaled_dot_product_attention, query, key, value, mask, **options)
@@ -267,9 +292,10 @@ def recurrent(at: At) -> Any:
     module = layers[kind](inputs, hidden, bias=weights[2] is not None, bidirectional=directions == 2, device="meta")
     tensors = _recurrent_weights(kind, weights, hidden)
     states = [at.maybe(place) for place in ((5, 6) if kind == "LSTM" else (5,))]
-    if None not in states:
-        given = [(x, tuple(states) if kind == "LSTM" else states[0])]
-        made = at.layer(module, tensors, *given[0])
+    if any(one is not None for one in states):
+        empty = torch.zeros(directions, batch, hidden, dtype=weights[1].dtype)
+        states = [empty if one is None else one for one in states]
+        made = at.layer(module, tensors, x, tuple(states) if kind == "LSTM" else states[0])
     else:
         made = at.layer(module, tensors, x)
     whole, last = at.unpacked(made)
@@ -284,7 +310,7 @@ def _check_recurrent(at: At, kind: str) -> None:
     lengths = at.maybe(4)
     reasons = {
         "it runs backwards alone": at.attribute("direction", "forward") == "reverse",
-        "its activations are others": functions[: len(default)] != default or len(set(functions)) > 2,
+        "its activations are others": functions not in (default, default * 2),
         "it clips": at.attribute("clip") is not None,
         "the batch is its first axis": bool(at.attribute("layout", 0)),
         "it has peepholes": at.maybe(7) is not None,

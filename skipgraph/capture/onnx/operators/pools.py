@@ -34,12 +34,33 @@ def _pooled_axes(at: At, pools: dict[int, Any]) -> int:
 @converts("MaxPool")
 def max_pool(at: At) -> Any:
     """Over a window."""
-    if len(at.node.outputs) > 1 and at.node.outputs[1].uses():
+    if at.is_read(1):
         raise UnsupportedError("its indices are read")
     axes, kernel = _pooled_axes(at, _MAX_POOLS), integers(at.attribute("kernel_shape"))
     strides, dilations, pads = windows(at, at[0], kernel)
-    x, padding = padded(at, at[0], pads, -math.inf)
-    return at.call(_MAX_POOLS[axes], x, kernel, strides, padding, dilations, bool(at.attribute("ceil_mode", 0)))
+    ceiling = bool(at.attribute("ceil_mode", 0))
+    if ceiling and any(before != behind for before, behind in pads):
+        pads, ceiling = _whole_windows(at.shape(at[0])[2:], kernel, strides, dilations, pads), False
+    dtype = at.dtype(at[0])
+    x, padding = padded(at, at[0], pads, -math.inf if dtype.is_floating_point else torch.iinfo(dtype).min)
+    return at.call(_MAX_POOLS[axes], x, kernel, strides, padding, dilations, ceiling)
+
+
+def _whole_windows(
+    sizes: Sequence[int],
+    kernel: Sequence[int],
+    strides: Sequence[int],
+    dilations: Sequence[int],
+    pads: Sequence[tuple[int, int]],
+) -> list[tuple[int, int]]:
+    """The padding with which just the windows of the ceiling mode fit: none that starts in the padding behind."""
+    made = []
+    for size, taps, stride, dilation, (before, behind) in zip(sizes, kernel, strides, dilations, pads, strict=True):
+        width = (taps - 1) * dilation + 1
+        count = math.ceil((size + before + behind - width) / stride) + 1
+        count -= (count - 1) * stride >= size + before
+        made.append((before, (count - 1) * stride + width - size - before))
+    return made
 
 
 @converts("AveragePool")
@@ -52,6 +73,8 @@ def mean_pool(at: At) -> Any:
         raise UnsupportedError("its window is dilated")
     if not counted and any(before != behind for before, behind in pads):
         raise UnsupportedError("it pads unlike on two sides, and does not count that")
+    if at.attribute("ceil_mode", 0) and any(before != behind for before, behind in pads):
+        raise UnsupportedError("it pads unlike on two sides, and counts windows up")
     x, padding = padded(at, at[0], pads)
     return at.call(_MEAN_POOLS[axes], x, kernel, strides, padding, bool(at.attribute("ceil_mode", 0)), counted)
 
@@ -83,36 +106,47 @@ _REDUCTIONS: dict[str, Callable[..., Any]] = {
     "ReduceLogSumExp": torch.logsumexp,
 }  # fmt: skip
 _AFTER: dict[str, Callable[..., Any]] = {"ReduceL2": torch.sqrt, "ReduceLogSum": torch.log}
+_OF_FRACTIONS = ("ReduceMean", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp")
 
 
 @converts(*_REDUCTIONS)
 def reduced(at: At) -> Any:
-    """Over axes: over all where none is given, unless ``noop_with_empty_axes`` says that nothing is to be done."""
-    x, name = at[0], at.node.op_type
-    axes = at.listed("axes", 1)
-    if not axes:
-        if at.attribute("noop_with_empty_axes", 0):
-            return x
-        axes = list(range(at.rank(x)))
+    """Over axes: what is done to each number is done where none is reduced, too."""
+    x, name, axes = at[0], at.node.op_type, _reduced_axes(at)
+    dtype = at.dtype(x)
+    if name in _OF_FRACTIONS and not dtype.is_floating_point:
+        raise UnsupportedError("its operand is of integers")
     if name in _BEFORE:
         x = _BEFORE[name](at, x)
-    made = at.call(_REDUCTIONS[name], x, integers(axes), bool(at.attribute("keepdims", 1)))
-    return at.call(_AFTER[name], made) if name in _AFTER else made
+    if axes:
+        x = at.call(_REDUCTIONS[name], x, axes, bool(at.attribute("keepdims", 1)))
+    x = at.call(_AFTER[name], x) if name in _AFTER else x
+    return x if at.dtype(x) is dtype else at.method("to", x, dtype)
+
+
+def _reduced_axes(at: At) -> list[int]:
+    """All where none is given, unless ``noop_with_empty_axes`` says that none is reduced then."""
+    axes = at.listed("axes", 1)
+    if not axes and not at.attribute("noop_with_empty_axes", 0):
+        return list(range(at.rank(at[0])))
+    return integers(axes or [])
 
 
 @converts("ReduceProd")
 def product(at: At) -> Any:
     """Over axes, one after another."""
     x = at[0]
-    axes = at.listed("axes", 1) or list(range(at.rank(x)))
-    for axis in sorted((at.axis(x, int(axis)) for axis in axes), reverse=True):
+    dtype = at.dtype(x)
+    for axis in sorted((at.axis(x, axis) for axis in _reduced_axes(at)), reverse=True):
         x = at.call(torch.prod, x, axis, bool(at.attribute("keepdims", 1)))
-    return x
+    return x if at.dtype(x) is dtype else at.method("to", x, dtype)
 
 
 @converts("ArgMax", "ArgMin")
 def extreme_place(at: At) -> Any:
     """The place of the largest or smallest number along an axis."""
+    if at.attribute("select_last_index", 0):
+        raise UnsupportedError("of equal numbers it takes the last")
     function = torch.argmax if at.node.op_type == "ArgMax" else torch.argmin
     return at.call(function, at[0], at.attribute("axis", 0), bool(at.attribute("keepdims", 1)))
 

@@ -63,7 +63,8 @@ def size(at: At) -> Any:
 def counted(at: At) -> Any:
     """From, to, and by."""
     start, stop, step = (at.number(place) for place in range(3))
-    return torch.arange(start, stop, step, dtype=at.dtype(at[0]))
+    count = max(math.ceil((stop - start) / step), 0)
+    return torch.arange(count, dtype=at.dtype(at[0])) * step + start
 
 
 @converts("Reshape")
@@ -100,7 +101,7 @@ def squeezed(at: At) -> Any:
     """Axes of size one taken out."""
     x = at[0]
     axes = at.listed("axes", 1)
-    if axes is None:
+    if not axes:
         axes = [place for place, size in enumerate(at.shape(x)) if size == 1]
     for axis in sorted({at.axis(x, int(axis)) for axis in axes}, reverse=True):
         x = at.call(torch.squeeze, x, axis)
@@ -172,8 +173,10 @@ def sliced(at: At) -> Any:
     slices = [slice(None)] * at.rank(x)
     for axis, start, stop, step in zip(axes, starts, ends, steps, strict=True):
         if step < 0:
-            places = list(range(at.shape(x)[axis]))[start : None if stop < -at.shape(x)[axis] else stop : step]
-            x = at.call(torch.index_select, x, axis, torch.tensor(places))
+            size = at.shape(x)[axis]
+            first, end = (int(one) + size if one < 0 else int(one) for one in (start, stop))
+            places = list(range(min(max(first, 0), size - 1), min(max(end, -1), size), step))
+            x = at.call(torch.index_select, x, axis, torch.tensor(places, dtype=torch.int64))
         elif (start, step) != (0, 1) or stop < at.shape(x)[axis]:
             slices[axis] = slice(int(start), int(min(stop, at.shape(x)[axis])), int(step))
     if all(one == slice(None) for one in slices):
@@ -188,7 +191,7 @@ def gathered(at: At) -> Any:
     x, places = at[0], at[1]
     axis = at.axis(x, at.attribute("axis", 0))
     if isinstance(places, torch.Tensor):
-        places = torch.where(places < 0, places + at.shape(x)[axis], places)
+        places = _from_the_front(at, places, axis)
         if places.dim() == 0:
             return at.call(torch.select, x, axis, int(places))
     elif isinstance(x, torch.Tensor) and x.dim() == 2 and axis == 0 and x.is_floating_point():
@@ -204,7 +207,18 @@ def gathered(at: At) -> Any:
 @converts("GatherElements")
 def gathered_elements(at: At) -> Any:
     """Single numbers along one axis."""
-    return at.call(torch.gather, at[0], at.axis(at[0], at.attribute("axis", 0)), at[1])
+    axis = at.axis(at[0], at.attribute("axis", 0))
+    return at.call(torch.gather, at[0], axis, _from_the_front(at, at[1], axis))
+
+
+def _from_the_front(at: At, places: Operand, axis: int) -> Operand:
+    """Places along an axis of the first operand, of which PyTorch takes none that count from the end.
+
+    Those that depend on data are left as they are: PyTorch refuses negative ones.
+    """
+    if not isinstance(places, torch.Tensor):
+        return places
+    return torch.where(places < 0, places + at.shape(at[0])[axis], places)
 
 
 @converts("GatherND")
@@ -212,6 +226,8 @@ def gathered_slices(at: At) -> Any:
     """Slices by places along several axes."""
     if at.attribute("batch_dims", 0):
         raise UnsupportedError("it gathers in each sample apart")
+    if isinstance(at[1], torch.Tensor) and at[1].dim() == 1:
+        return at.call(operator.getitem, at[0], tuple(at[1].tolist()))
     return at.call(operator.getitem, at[0], at.call(torch.unbind, at[1], -1))
 
 
@@ -220,9 +236,10 @@ def scattered_elements(at: At) -> Any:
     """Single numbers written over along one axis."""
     how = {"none": None, "add": "sum", "mul": "prod", "max": "amax", "min": "amin"}[at.attribute("reduction", "none")]
     axis = at.axis(at[0], at.attribute("axis", 0))
+    places = _from_the_front(at, at[1], axis)
     if how is None:
-        return at.call(torch.scatter, at[0], axis, at[1], at[2])
-    return at.call(torch.scatter_reduce, at[0], axis, at[1], at[2], how)
+        return at.call(torch.scatter, at[0], axis, places, at[2])
+    return at.call(torch.scatter_reduce, at[0], axis, places, at[2], how)
 
 
 @converts("ScatterND")
@@ -264,15 +281,25 @@ def triangle(at: At) -> Any:
 @converts("EyeLike")
 def diagonal(at: At) -> Any:
     """Ones on a diagonal."""
+    import onnx_ir as ir
+
+    from skipgraph.capture.onnx.tensors import dtype_of
+
     rows, columns = at.shape(at[0])
-    return torch.eye(rows, columns, dtype=at.dtype(at[0])).roll(at.attribute("k", 0), 1)
+    wanted = at.attribute("dtype")
+    dtype = at.dtype(at[0]) if wanted is None else dtype_of(ir.DataType(wanted))
+    if dtype is None:
+        raise UnsupportedError("PyTorch has no tensors of its type")
+    return (torch.arange(columns) - torch.arange(rows)[:, None] == at.attribute("k", 0)).to(dtype)
 
 
 @converts("OneHot")
 def one_hot(at: At) -> Any:
-    """A one at each place, of a number of places."""
+    """A one at each place, of a number of places; negative ones count from the end."""
     places, depth, values = at[0], int(at.number(1)), at.constant(2)
     assert values is not None
+    negative = at.call(torch.lt, places, 0)
+    places = at.call(torch.where, negative, at.call(operator.add, places, depth), places)
     rank = at.rank(places) + 1
     axis = at.attribute("axis", -1) % rank
     numbers = torch.arange(depth).reshape([depth, *[1] * (rank - 1 - axis)])
@@ -294,7 +321,7 @@ def summed_up(at: At) -> Any:
     """Up to each place."""
     if at.attribute("exclusive", 0) or at.attribute("reverse", 0):
         raise UnsupportedError("it leaves out the place itself, or runs backwards")
-    return at.call(torch.cumsum, at[0], int(at.number(1)))
+    return at.call(torch.cumsum, at[0], int(at.number(1)), dtype=at.dtype(at[0]))
 
 
 @converts("NonZero")
