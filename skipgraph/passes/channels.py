@@ -81,6 +81,8 @@ def follow(graph: SkipGraph, nodes: dict[str, NodeAttributes], merge: Merge) -> 
         for reader in readers:
             attributes = nodes[reader]
             if attributes["kind"] == Kind.CONCAT.value and attributes.get("axis") == channels.axis:
+                if not attributes.get("live", True):  # it is no merge, and so no site
+                    raise BlockedError(reader, f"{reader}, of which no output is made, joins the channels again")
                 found.concats.append(reader)
             elif _splits(graph, reader, attributes, channels.axis, len(nodes[node]["shape"])):
                 found.layers[reader] = node

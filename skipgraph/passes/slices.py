@@ -16,6 +16,8 @@ from skipgraph.passes.fx_edits import CONCATS, axis_of, joined, let_join
 from skipgraph.passes.live_ranges import LiveRanges
 from skipgraph.passes.workbench import Inputs, drawn
 
+_SPLITS = ("split", torch.split, "chunk", torch.chunk)
+
 
 class Slice(NamedTuple):
     """A call that takes the channels from ``start`` to before ``stop`` of what a concat joins."""
@@ -27,11 +29,12 @@ class Slice(NamedTuple):
     stop: int
 
 
-def read_off_operands(captured: Captured, inputs: Inputs) -> Captured:
-    """Law 8: ``cat(a, b)[i:j] = cat(a[i:], b[:j − |a|])``, wherever that makes no new concat.
+def read_off_operands(captured: Captured, inputs: Inputs, *, joining: bool = False) -> Captured:
+    """Law 8: ``cat(a, b)[i:j] = cat(a[i:], b[:j − |a|])``.
 
     A slice within one operand is taken of that operand; one across operands, if none but concats along the same axis
-    read it, gives them its parts (law 1). The concat is then read by others alone, and may go with laws 2 and 3.
+    read it, gives them its parts (law 1). Only with ``joining`` is a new concat made for others that read it. The
+    sliced concat is then read by others alone, and may go with laws 2 and 3.
 
     Proof. Channel *c* of the left side is channel *i* + *c* of the concat: of *a* if that is less than ``|a|``, else
     channel *i* + *c* - ``|a|`` of *b*. On the right it is the same one. A concat is a copy and a slice of an operand is
@@ -43,6 +46,8 @@ def read_off_operands(captured: Captured, inputs: Inputs) -> Captured:
         Left as it is.
     inputs : tuple
         Positional and keyword inputs.
+    joining : bool
+        Make concats where there are readers that need one.
 
     Returns
     -------
@@ -59,14 +64,15 @@ def read_off_operands(captured: Captured, inputs: Inputs) -> Captured:
     for training, graph in new.graphs.items():
         if id(graph) not in done:
             done.add(id(graph))
-            _Reading(graph, LiveRanges(drawn(new, inputs, train=training))).run()
+            _Reading(graph, LiveRanges(drawn(new, inputs, train=training)), joining).run()
     new.recompile()
     return new
 
 
 class _Reading:
-    def __init__(self, graph: ScopedGraph, ranges: LiveRanges) -> None:
+    def __init__(self, graph: ScopedGraph, ranges: LiveRanges, joining: bool) -> None:
         self.graph = graph
+        self._joining = joining
         self._ranges = ranges
         self._made: dict[str, str] = {}  # call -> the last of its operators
         self._written: dict[int, int] = {}  # block of memory -> when it was last written over
@@ -78,12 +84,28 @@ class _Reading:
                 self._written[block] = attributes["index"]
 
     def run(self) -> None:
-        for found in list(_slices(self.graph)):
-            parts = list(_overlaps(found))
-            if found.call.users and self._safe(found.concat, [operand for operand, _, _ in parts]):
-                self._replace(found, parts)
-            if not found.call.users:
-                self._erase(found)
+        """Operands may be concats themselves, of which slices are taken then."""
+        gone = True
+        while gone:
+            gone = sum(map(self._taken, list(_slices(self.graph)))) > 0
+
+    def _taken(self, found: Slice) -> bool:
+        """Whether one slice could be read off the operands, and is gone."""
+        parts = list(_overlaps(found))
+        if found.call.users and self._safe(found.concat, [operand for operand, _, _ in parts]):
+            self._replace(found, parts)
+        if found.call.users:
+            return False
+        self._sweep(found.call)
+        return True
+
+    def _sweep(self, node: fx.Node) -> None:
+        """Take out a slice that nobody reads, with the split and the concat that it alone was taken of."""
+        sources = node.all_input_nodes
+        self.graph.erase_node(node)
+        for source in sources:
+            if not source.users and (source.target in CONCATS or source.target in _SPLITS):
+                self._sweep(source)
 
     def _safe(self, concat: fx.Node, operands: Sequence[fx.Node]) -> bool:
         """Whether nothing writes over the concat or one of the operands after the concat was made."""
@@ -101,12 +123,13 @@ class _Reading:
             made = [self._part(found, *part) for part in parts]
             for user in list(call.users):
                 let_join(user, [one for old in joined(user) for one in (made if old is call else [old])])
-
-    def _erase(self, found: Slice) -> None:
-        source = found.call.all_input_nodes[0]
-        self.graph.erase_node(found.call)
-        if source is not found.concat and not source.users:  # the split that it was a part of
-            self.graph.erase_node(source)
+        elif self._joining:
+            operands = [self._part(found, *part) for part in parts]
+            with self.graph.inserting_before(call):
+                whole = self.graph.call_function(torch.cat, (operands, found.axis))
+            whole.meta = {**call.meta}
+            self._made[whole.name] = self._made[found.concat.name]
+            call.replace_all_uses_with(whole)
 
     def _part(self, found: Slice, operand: fx.Node, start: int, stop: int) -> fx.Node:
         shape = operand.meta["shape"]
@@ -118,6 +141,7 @@ class _Reading:
             "shape": (*shape[: found.axis], stop - start, *shape[found.axis + 1 :]),
             "scope": found.call.meta.get("scope", ()),
         }
+        self._made[made.name] = self._made[operand.name]  # a view of it
         return made
 
 
@@ -134,7 +158,7 @@ def _slices(graph: ScopedGraph) -> Iterator[Slice]:
 
 def _windows(user: fx.Node, of: fx.Node, axis: int, size: int) -> Iterator[tuple[fx.Node, tuple[int, int]]]:
     """The calls by which ``user`` takes stretches of ``of`` along ``axis``, with where those start and stop."""
-    if not user.args or user.args[0] is not of or user.kwargs.keys() - {"dim"}:
+    if not user.args or user.args[0] is not of:
         return
     rank = len(of.meta["shape"])
     if user.target is operator.getitem:
@@ -145,7 +169,7 @@ def _windows(user: fx.Node, of: fx.Node, axis: int, size: int) -> Iterator[tuple
         _, dim, start, length = user.args
         if int(dim) % rank == axis:  # type: ignore[arg-type]
             yield user, (int(start), int(start) + int(length))  # type: ignore[arg-type]
-    elif user.target in ("split", torch.split, "chunk", torch.chunk):
+    elif user.target in _SPLITS:
         widths = _split_widths(user, axis, rank, size)
         for part in user.users:
             if widths and part.target is operator.getitem and isinstance(part.args[1], int):
@@ -170,10 +194,9 @@ def _indexed(index: Any, axis: int, rank: int, size: int) -> tuple[int, int] | N
 
 def _split_widths(user: fx.Node, axis: int, rank: int, size: int) -> list[int]:
     """The widths of the parts that ``torch.split`` or ``torch.chunk`` makes; none if it is along another axis."""
-    if len(user.args) < 2:
-        return []
-    given: Any = user.args[1]
     dim: Any = user.args[2] if len(user.args) > 2 else user.kwargs.get("dim", 0)
+    named = [value for name, value in user.kwargs.items() if name != "dim"]  # the one of several names
+    given: Any = [*user.args[1:2], *named][0]
     if not _plain((dim,)) or dim % rank != axis or not _plain(given if isinstance(given, (list, tuple)) else (given,)):
         return []
     if isinstance(given, (list, tuple)):

@@ -14,6 +14,8 @@ from skipgraph.compress.candidates import noise
 from skipgraph.compress.trade_off import Point
 from skipgraph.compress.trade_off import trade_off as points
 from skipgraph.errors import CaptureError, NothingToRewriteError, PlanError, UsageError
+from skipgraph.graph import SkipGraph
+from skipgraph.ops import Kind
 from skipgraph.passes import ConcatToSum, SumToConcat
 from skipgraph.passes.slices import read_off_operands
 from skipgraph.passes.workbench import Inputs, drawn
@@ -182,10 +184,29 @@ def _made(
     if isinstance(rewrite, ConcatToSum) and not rewrite.is_exact:
         with torch.random.fork_rng(devices=[]):  # layers that are made draw weights
             return made_factored(original, inputs, rewrite, wanted, as_it_runs=as_it_runs, lossy=lossy)
-    read = read_off_operands(original, inputs) if isinstance(rewrite, ConcatToSum) else original
-    result = made_exactly(read, inputs, rewrite, wanted, as_it_runs=as_it_runs)
-    result.reference = original
-    return result
+    results = [
+        made_exactly(read, inputs, rewrite, wanted, as_it_runs=as_it_runs)
+        for read in (_ways_to_read(original, inputs) if isinstance(rewrite, ConcatToSum) else [original])
+    ]
+    best = min(results, key=lambda result: _concats(result.after))
+    best.reference = original
+    return best
+
+
+def _ways_to_read(original: Captured, inputs: Inputs) -> list[Captured]:
+    """The model with slices of concats read off their operands; with new concats for some, too, if that may help."""
+    without = read_off_operands(original, inputs)
+    if without is original:
+        return [original]
+    joining = read_off_operands(original, inputs, joining=True)
+    alike = all(
+        str(one) == str(other) for one, other in zip(without.unlike_graphs(), joining.unlike_graphs(), strict=True)
+    )
+    return [without] if alike else [without, joining]
+
+
+def _concats(graph: SkipGraph) -> int:
+    return sum(attributes["kind"] == Kind.CONCAT.value for _, attributes in graph.nodes(data=True))
 
 
 def captured(model: torch.nn.Module, inputs: Inputs, *, inference: bool = False) -> Captured:

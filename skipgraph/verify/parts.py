@@ -11,8 +11,8 @@ import torch
 from torch import fx
 
 from skipgraph.capture.runnable import Captured
-from skipgraph.capture.trees import map_tensors
-from skipgraph.errors import VerificationError
+from skipgraph.capture.trees import doubled, map_tensors
+from skipgraph.errors import SkipgraphError, VerificationError
 from skipgraph.passes.state_map import StateMap
 from skipgraph.verify.inputs import Inputs, Sizes, draw
 from skipgraph.verify.pair import Pair, RefusedError
@@ -96,12 +96,23 @@ class Parts:
         return any(graph.find_nodes(op="call_module", target=path) for graph in self._after.graphs.values())
 
     def _check_mode(self) -> None:
+        try:
+            self._stream(self._inputs)
+        except SkipgraphError:
+            raise
+        except Exception:  # a norm that cannot train on one sample
+            two = doubled(self._inputs)
+            if two is None:
+                raise
+            self._stream(two)
+
+    def _stream(self, inputs: Inputs) -> None:
         graph, other = self._graphs()
         sites = find_sites(graph, other)
         streaming = _Streaming(self._before, graph, sites, self._check_site)
         with Exactly(double=False), torch.no_grad():
             torch.manual_seed(self._seed)
-            streaming.run(*arguments(graph, map_tensors(torch.Tensor.clone, self._inputs)))
+            streaming.run(*arguments(graph, map_tensors(torch.Tensor.clone, inputs)))
 
     def _check_site(self, site: Site, values: list[Any]) -> None:
         mode = MODES[self._before.training]

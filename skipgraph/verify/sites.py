@@ -17,7 +17,8 @@ class Site:
     Attributes
     ----------
     inputs : tuple of str
-        Nodes that both have and that either part reads; parameters and buffers are parts of the model, and no inputs.
+        Nodes that both have and that either part reads. Parameters and buffers are no inputs, and concats are made of
+        theirs: one part may read the operands where the other reads the concat.
     outputs : tuple of str
         Nodes that both have and that read the parts.
     before, after : tuple of fx.Node
@@ -97,14 +98,26 @@ def _site(keys: list[Any], shared: dict[str, tuple[fx.Node, fx.Node]], before: f
         for graph in (before, after)
     ]
     inputs = {
-        read.name: None
+        given.name: None
         for part in parts
         for node in part
         for read in node.all_input_nodes
-        if read.name in shared and (read.name not in names or node not in part) and read.op != "get_attr"
+        if read.name in shared and (read.name not in names or node not in part)
+        for given in _given(read)
     }
     outputs = tuple(node.name for node in after.nodes if node.name in names and node.name in shared)
     return Site(tuple(inputs), outputs, *parts)
+
+
+def _given(read: fx.Node) -> list[fx.Node]:
+    """What has to be given to a part for it to have ``read``."""
+    if read.op == "get_attr":
+        return []
+    return [given for node in read.all_input_nodes for given in _given(node)] if _is_made_again(read) else [read]
+
+
+def _is_made_again(node: fx.Node) -> bool:
+    return node.op == "get_attr" or node.target in (torch.cat, torch.concat, torch.concatenate)
 
 
 def part_module(root: torch.nn.Module, site: Site, nodes: tuple[fx.Node, ...]) -> fx.GraphModule:
@@ -115,8 +128,8 @@ def part_module(root: torch.nn.Module, site: Site, nodes: tuple[fx.Node, ...]) -
 
     def own(read: fx.Node) -> fx.Node:
         if read.name not in made:
-            assert read.op == "get_attr"
-            made[read.name] = graph.node_copy(read)
+            assert _is_made_again(read)
+            made[read.name] = graph.node_copy(read, own)
         return made[read.name]
 
     for node in nodes:

@@ -23,6 +23,7 @@ WAYS: dict[str, Callable[[Tensor, int, int], Tensor]] = {
     "negative": lambda x, start, stop: x[:, start - x.shape[1] : stop],
     "ellipsis": lambda x, start, stop: x[..., start:stop, :, :],
     "narrow": lambda x, start, stop: x.narrow(1, start, stop - start),
+    "chunk": lambda x, start, stop: torch.chunk(x[:, start:stop], chunks=1, dim=1)[0],
     "split": lambda x, start, stop: torch.split(x, [start, stop - start, x.shape[1] - stop], 1)[1],
 }
 
@@ -102,10 +103,16 @@ def test_what_is_read_for_nothing() -> None:
         m.norm(m.unused(whole))
         return m.last(whole)  # type: ignore[no-any-return]
 
-    model = Written(
-        forward, a=nn.Conv2d(3, 4, 1), b=nn.Conv2d(3, 4, 1), last=nn.Conv2d(8, 4, 1), unused=nn.Conv2d(8, 2, 1),
-        norm=nn.BatchNorm2d(2),
-    )  # fmt: skip
+    members = {"a": nn.Conv2d(3, 4, 1), "b": nn.Conv2d(3, 4, 1), "last": nn.Conv2d(8, 4, 1)}
+    model = Written(forward, **members, unused=nn.Conv2d(8, 2, 1), norm=nn.BatchNorm2d(2))
     result = rewritten(model, (image(3),), ConcatToSum(), only=("*",))
     assert reasons(result) == {}
     assert_agreement(model, result, (image(3),))
+
+    def joined_again(m: Any, x: Tensor) -> Tensor:
+        whole = torch.cat([torch.tanh(m.a(x)), torch.tanh(m.b(x))], 1)
+        torch.cat([whole, x], 1).sin()
+        return m.last(whole)  # type: ignore[no-any-return]
+
+    result = rewritten(Written(joined_again, **members), (image(3),), ConcatToSum(), only=("*",))
+    assert list(reasons(result).values()) == ["cat_1, of which no output is made, joins the channels again"]

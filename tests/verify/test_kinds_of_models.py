@@ -258,6 +258,46 @@ class Dense(nn.Module):
         return self.last(both.relu()) + first
 
 
+class Sliced(nn.Module):
+    """A concat that stays, with a slice that is read off its operand, and one that goes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c = nn.Conv2d(3, 4, 1), nn.Conv2d(3, 4, 1), nn.Conv2d(3, 4, 1)
+        self.last = nn.Conv2d(8, 4, 1)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        whole = torch.cat([self.a(x), self.b(x)], 1)
+        return whole, self.last(torch.cat([whole[:, 4:], self.c(x)], 1))
+
+
+def test_part_by_part_with_a_slice_of_a_concat() -> None:
+    """One side reads the concat, the other its operand."""
+    torch.manual_seed(0)
+    result = planned(Sliced(), image(), ConcatToSum(), only=("*",), execution="separate")
+    assert [outcome.status for outcome in result.plan.outcomes] == ["refused", "rewritten"]
+    checked = verify(result.reference, result.model, *result.inputs, result.plan.state_map, memory_limit_bytes=0)
+    assert (checked.by_parts, checked.skipped) == (True, ())
+
+
+class Pooled(nn.Module):
+    """Its last norm cannot train on one sample."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.join, self.norm = nn.Conv2d(3, 5, 1), nn.Conv2d(8, 4, 1), nn.BatchNorm1d(4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm(self.join(torch.cat([self.a(x).relu(), x], 1)).mean((2, 3)))
+
+
+def test_part_by_part_with_one_sample() -> None:
+    torch.manual_seed(0)
+    result = planned(Pooled(), image()[:1], ConcatToSum(), only=("*",), execution="separate")
+    checked = verify(result.reference, result.model, *result.inputs, result.plan.state_map, memory_limit_bytes=0)
+    assert {check.mode for check in checked.checks} == {"evaluation", "training"}
+
+
 def test_part_by_part_with_norms_that_count() -> None:
     """The original has run through a norm of the part before all is there that the part reads."""
     torch.manual_seed(0)

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import itertools
 import keyword
-import logging
 import operator
 import re
 from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +27,7 @@ from skipgraph.capture.onnx.operators import load_families
 from skipgraph.capture.onnx.tensors import dtype_of, read
 from skipgraph.capture.trees import map_tensors, tensors
 from skipgraph.errors import CaptureError, SkipgraphError, first_line
+from skipgraph.silence import silent
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -361,15 +362,9 @@ class Reader:
     def _infer_shapes(self) -> None:
         from onnx_ir.passes.common import ShapeInferencePass
 
-        logger = logging.getLogger("onnx_ir")  # which shows a failure with its traceback
-        before = logger.level
-        logger.setLevel(logging.CRITICAL)
-        try:
+        # An operator that onnx does not know, or a file above its limit of 2 GB, is no error: it logs a traceback.
+        with silent("onnx_ir"), suppress(Exception):
             ShapeInferencePass(data_prop=True)(self.file)
-        except Exception:  # of an operator that onnx does not know, or a file above its limit of 2 GB
-            return
-        finally:
-            logger.setLevel(before)
 
     # -- names -------------------------------------------------------------------------------------------------------
 
