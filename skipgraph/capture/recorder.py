@@ -329,6 +329,8 @@ class _Functions(TorchFunctionMode):
 
 
 class _Operators(TorchDispatchMode):
+    supports_higher_order_operators = True
+
     def __init__(self, recorder: Recorder) -> None:
         super().__init__()
         self.recorder = recorder
@@ -338,4 +340,6 @@ class _Operators(TorchDispatchMode):
         return False  # nothing is compiled here, and the wrapper that would see to it costs as much as the recording
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if not isinstance(func, torch._ops.OpOverload):
+            raise NotImplementedError(f"{func} takes functions, which are not looked into")
         return self.recorder.operator(func, args, kwargs or {})

@@ -230,3 +230,22 @@ def test_grouped_products_of_any_dtype(left: tuple[int, ...], right: tuple[int, 
     graph = build(program)
     price(graph, program)
     assert graph.cost.flops == flops
+
+
+def test_an_operator_that_takes_functions_is_in_an_opaque_leaf() -> None:
+    """Flexible attention; compiled while somebody watches it would fail in each later forward, too."""
+    flex = pytest.importorskip("torch.nn.attention.flex_attention").flex_attention
+
+    def attends(m: Any, x: Tensor) -> Tensor:
+        heads = m.linear(x).view(1, 4, 2, 8).transpose(1, 2)
+        attended: Tensor = flex(heads, heads, heads, score_mod=lambda score, b, h, i, j: score + (i - j))
+        return attended.transpose(1, 2).reshape(1, 4, 16)
+
+    model = Written(lambda m, x: x + m.part(x), part=Written(attends, linear=nn.Linear(16, 16)))
+    x = torch.randn(1, 4, 16)
+    with torch.no_grad():
+        before = model(x)
+        program = capture(model, (x,))
+        assert torch.equal(model(x), before)
+    assert [path for path, _ in program.opaque] == ["part"]
+    assert program.outputs[0].shape == (1, 4, 16)

@@ -121,30 +121,30 @@ def test_it_runs_and_trains_with_torch_and_safetensors_alone(case: Case, tmp_pat
     assert done.returncode == 0, done.stderr
 
 
-def test_inspect_finds_what_the_dry_run_said(case: Case, tmp_path: Path) -> None:
-    done = run("rewrite", case.spec, *case.options, "--dry-run", "--json", "-o", tmp_path / "out")
+def test_inspect_finds_what_the_dry_run_said(unet: Case, tmp_path: Path) -> None:
+    done = run("rewrite", unet.spec, *unet.options, "--dry-run", "--json", "-o", tmp_path / "out")
     assert (done.code, done.stderr) == (0, "")
     assert list(tmp_path.iterdir()) == []
     dry = json.loads(done.stdout)
     assert dry["summary"] == "not verified"
-    report = read(case.out / "report.json")
+    report = read(unet.out / "report.json")
     for same in ("before", "control", "after", "merges"):
         assert dry[same] == report[same], same
-    found = json.loads(run("inspect", case.out / "model.py", "--json").stdout)
+    found = json.loads(run("inspect", unet.out / "model.py", "--json").stdout)
     after = dry["after"]
     assert {name: found["totals"][name] for name in COUNTS} == {name: after[name] for name in COUNTS}
-    assert found["model"]["parameters"] == after["parameters"] == sum(p.numel() for p in case.model.parameters())
+    assert found["model"]["parameters"] == after["parameters"] == sum(p.numel() for p in unet.model.parameters())
     assert found["totals"]["peak_bytes"] == pytest.approx(after["peak_bytes"], rel=0.02)
     assert after["concat"] == 0
     assert after["add"] == dry["before"]["add"] + dry["before"]["concat"]
 
 
-def test_every_file_has_the_same_bytes_whatever_the_hash_seed(case: Case, tmp_path: Path) -> None:
+def test_every_file_has_the_same_bytes_whatever_the_hash_seed(unet: Case, tmp_path: Path) -> None:
     environment = os.environ | {"PYTHONHASHSEED": "23"}
-    done = run_alone("rewrite", case.spec, *case.options, "--quiet", "-o", tmp_path / "out", env=environment)
+    done = run_alone("rewrite", unet.spec, *unet.options, "--quiet", "-o", tmp_path / "out", env=environment)
     assert done.code == 0, done.stderr
     again = content(tmp_path / "out")
-    assert again == {name: data for name, data in content(case.out).items() if name in again}
+    assert again == {name: data for name, data in content(unet.out).items() if name in again}
 
 
 def test_inputs_drawn_at_import_are_the_same_in_every_run(tmp_path: Path) -> None:
@@ -223,23 +223,23 @@ def test_exported_forms_compute_the_same(case: Case, batch: int) -> None:
 # -- other weights -----------------------------------------------------------------------------------------------------
 
 
-def test_apply_is_the_rewrite_of_other_weights(case: Case, tmp_path: Path) -> None:
-    other = copy.deepcopy(case.model)
+def test_apply_is_the_rewrite_of_other_weights(unet: Case, tmp_path: Path) -> None:
+    other = copy.deepcopy(unet.model)
     generator = torch.Generator().manual_seed(9)
     with torch.no_grad():
         for tensor in other.parameters():
             tensor.copy_(torch.randn(tensor.shape, generator=generator) * 0.1)
     save_file(other.state_dict(), tmp_path / "other.safetensors")
-    shapes = case.options[: case.options.index("--weights")]
+    shapes = unet.options[: unet.options.index("--weights")]
     given = ("--weights", tmp_path / "other.safetensors", *shapes, "--quiet")
-    applied = run("apply", case.out / "plan.json", case.spec, *given, "--json", "-o", tmp_path / "applied")
+    applied = run("apply", unet.out / "plan.json", unet.spec, *given, "--json", "-o", tmp_path / "applied")
     assert (applied.code, applied.stderr) == (0, "")
     json.loads(applied.stdout)
-    assert run("rewrite", case.spec, *SEPARATE, *given, "-o", tmp_path / "rewritten").code == 0
+    assert run("rewrite", unet.spec, *SEPARATE, *given, "-o", tmp_path / "rewritten").code == 0
     one, other_one = content(tmp_path / "applied"), content(tmp_path / "rewritten")
     assert [name for name in one if one[name] != other_one[name]] == []
-    assert one["model.py"] == content(case.out)["model.py"]
-    assert one["plan.json"] == content(case.out)["plan.json"]
+    assert one["model.py"] == content(unet.out)["model.py"]
+    assert one["plan.json"] == content(unet.out)["plan.json"]
 
 
 @pytest.mark.parametrize("command", ["rewrite", "apply", "undo"])

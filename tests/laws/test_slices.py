@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
@@ -28,7 +28,7 @@ WAYS: dict[str, Callable[[Tensor, int, int], Tensor]] = {
 }
 
 
-@LAW
+@settings(LAW, max_examples=12)  # two plans each
 @given(
     widths=st.lists(st.integers(1, 4), min_size=2, max_size=4),
     way=st.sampled_from(sorted(WAYS)),
