@@ -92,7 +92,7 @@ class _Reading:
     def _taken(self, found: Slice) -> bool:
         """Whether one slice could be read off the operands, and is gone."""
         parts = list(_overlaps(found))
-        if found.call.users and self._safe(found.concat, [operand for operand, _, _ in parts]):
+        if found.call.users and self._holds(found.concat, [operand for operand, _, _ in parts]):
             self._replace(found, parts)
         if found.call.users:
             return False
@@ -107,10 +107,13 @@ class _Reading:
             if not source.users and (source.target in CONCATS or source.target in _SPLITS):
                 self._sweep(source)
 
-    def _safe(self, concat: fx.Node, operands: Sequence[fx.Node]) -> bool:
-        """Whether nothing writes over the concat or one of the operands after the concat was made."""
+    def _holds(self, concat: fx.Node, operands: Sequence[fx.Node]) -> bool:
+        """Whether the concat joins features, and nothing writes over it or an operand after it was made.
+
+        Along other axes the operands have other sizes with other inputs, and the same numbers are other parts then.
+        """
         nodes = [self._made.get(node.name) for node in (concat, *operands)]
-        if nodes[0] is None:
+        if nodes[0] is None or self._ranges.nodes[nodes[0]].get("axis_role") != "feature":
             return False
         made = self._ranges.nodes[nodes[0]]["index"]
         return all(node is not None and self._written.get(self._ranges.block(node), -1) <= made for node in nodes)

@@ -95,6 +95,21 @@ def test_what_else_may_read_it(forward: Callable[..., Tensor], reason: str | Non
     assert_agreement(model, result, (image(3),))
 
 
+def test_positions_are_left_where_they_are() -> None:
+    """With longer inputs the first six are others."""
+
+    def forward(m: Any, x: Tensor) -> Tensor:
+        whole = torch.cat([torch.cos(x), torch.sin(m.prompt).expand(2, -1, -1)], 1)
+        both = torch.cat([m.a(whole), torch.tanh(whole)], 2)
+        return m.last(both).sum(1) + whole[:, :6].sum(1)  # type: ignore[no-any-return]
+
+    model = Written(forward, prompt=nn.Parameter(torch.randn(1, 3, 4)), a=nn.Linear(4, 4), last=nn.Linear(8, 4))
+    result = rewritten(model, (torch.randn(2, 6, 4),), ConcatToSum(), only=("*",))
+    assert done(result) == ["cat_1"]
+    longer = torch.randn(2, 9, 4)
+    torch.testing.assert_close(result.model(longer), model(longer))
+
+
 def test_what_is_read_for_nothing() -> None:
     """Classifiers whose results are thrown away read a concat, too, and their norms go on counting in training."""
 
