@@ -42,7 +42,10 @@ class KnowingFakes(FakeTensorMode):
         if func is _GROUPED:
             return self._grouped(*given[0], **given[1])
         tensors = [leaf for leaf in tree_leaves(given) if isinstance(leaf, torch.Tensor)]
-        if not _is_determined(func) or not all(getattr(one, "constant", None) is not None for one in tensors):
+        known = bool(tensors) and all(getattr(one, "constant", None) is not None for one in tensors)
+        if known and _chooses(func):
+            return self._chosen(func, given)
+        if not _is_determined(func) or not (known or not tensors):
             return super().dispatch(func, types, *given)
         real_args, real_kwargs = tree_map_only(FakeTensor, lambda one: one.constant, given)
         with _unknown(tensors):
@@ -54,6 +57,20 @@ class KnowingFakes(FakeTensorMode):
                 made.constant = known
                 self.fake_tensor_converter.add_constant_storage_mapping(made)
         return result
+
+    def _chosen(self, func: Any, given: tuple[tuple[Any, ...], dict[str, Any]]) -> Any:
+        """The results of an operator whose shapes depend on values, which are known."""
+        args, kwargs = tree_map_only(FakeTensor, lambda one: one.constant, given)
+        with no_dispatch():
+            real = func(*args, **kwargs)
+
+        def fake(known: torch.Tensor) -> torch.Tensor:
+            made: Any = self.from_tensor(known, static_shapes=True)
+            made.constant = known
+            self.fake_tensor_converter.add_constant_storage_mapping(made)
+            return made  # type: ignore[no-any-return]
+
+        return tree_map_only(torch.Tensor, fake, real)
 
     def _grouped(
         self,
@@ -82,6 +99,15 @@ def _unknown(tensors: Sequence[Any]) -> Iterator[None]:
     finally:
         for tensor, constant in zip(tensors, constants, strict=True):
             tensor.constant = constant
+
+
+def _chooses(func: Any) -> bool:
+    """Whether the shape of what an operator returns depends on values, and it returns tensors of its own."""
+    return (
+        isinstance(func, torch._ops.OpOverload)
+        and torch.Tag.dynamic_output_shape in func.tags
+        and not func._schema.is_mutable
+    )
 
 
 def _is_determined(func: Any) -> bool:

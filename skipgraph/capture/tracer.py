@@ -13,7 +13,7 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicO
 
 from skipgraph.capture.caches import nothing_left
 from skipgraph.capture.conditions import undisturbed
-from skipgraph.capture.fakes import KnowingFakes
+from skipgraph.capture.fakes import MOST_KNOWN, KnowingFakes
 from skipgraph.capture.opaque import evaluate
 from skipgraph.capture.program import Program
 from skipgraph.capture.recorder import Recorder
@@ -42,7 +42,7 @@ def capture(
         On any device; it is the same afterwards, and none of its data is read.
     args, kwargs : tuple, dict
         Example inputs: tensors on any device, in lists, tuples and dicts to any depth. Only their shapes, strides and
-        dtypes count.
+        dtypes count, and the values of masks, lengths and ids where the forward itself reads them.
     train : bool
         Record the forward of training: training mode, gradients on, with what autograd saves.
 
@@ -51,7 +51,8 @@ def capture(
     Program
         ``method`` says what the forward ran on. Meta tensors come first; a model that reads values in its forward is
         run on fake CPU tensors, which know constants; a module that cannot be run on those either becomes an opaque
-        leaf. Each step down stands in ``warnings``.
+        leaf; a forward that itself reads values is run once more with those of its masks, lengths and ids. Each step
+        down stands in ``warnings``.
 
     Raises
     ------
@@ -80,20 +81,28 @@ def _on_meta(model: torch.nn.Module, inputs: Inputs, train: bool) -> Program:
 def _on_fake(model: torch.nn.Module, inputs: Inputs, train: bool, reason: str) -> Program:
     opaque: dict[str, str] = {}
     first: tuple[Exception, str] | None = None  # what the user is told if there is no way
+    reads = ""  # why the values of inputs are given to the forward
     while True:
         program = Program(model, method="fake", training=train, opaque=list(opaque.items()))
         program.warnings.append(f"meta tensors did not do ({reason}): traced on fake CPU tensors, which takes longer")
         program.warnings += [
             f"{path} is an opaque leaf: it cannot run without data ({why})" for path, why in opaque.items()
         ]
+        if reads:
+            program.warnings.append(
+                f"the forward reads its masks, lengths or ids ({reads}): the graph is that of those given"
+            )
         recorder = Recorder(program)
         try:
-            _fake_forward(recorder, inputs, train, opaque)
+            _fake_forward(recorder, inputs, train, opaque, bool(reads))
         except Exception as error:
             failed = recorder.failed.path if recorder.failed else ""
             first = first or (error, failed)
             if not failed and _is_data_dependent(error) and _finished(recorder, error):
                 return program
+            if not failed and not reads and _is_data_dependent(error):
+                reads = _words(error)
+                continue
             if not failed or failed in opaque or len(opaque) >= _MOST_OPAQUE:
                 return _exported(model, inputs, train, *(first if failed in opaque else (error, failed)))
             opaque[failed] = _words(error)
@@ -115,14 +124,26 @@ def _finished(recorder: Recorder, error: Exception) -> bool:
     return True
 
 
-def _fake_forward(recorder: Recorder, inputs: Inputs, train: bool, opaque: dict[str, str]) -> None:
+def _fake_forward(recorder: Recorder, inputs: Inputs, train: bool, opaque: dict[str, str], knows_inputs: bool) -> None:
     fake = KnowingFakes()
     to_fake = fake_substitute(fake, constants=True)
     recorder.opaque = {path: partial(evaluate, fake=fake) for path in opaque}
     with nothing_left(), borrowed(recorder.program.model, to_fake, training=train):
-        fake_inputs = map_tensors(fake_substitute(fake, constants=False), inputs)
+        unknown = fake_substitute(fake, constants=False)
+
+        def input_to_fake(tensor: torch.Tensor) -> torch.Tensor:
+            return to_fake(tensor) if knows_inputs and _is_structure(tensor) else unknown(tensor)
+
+        fake_inputs = map_tensors(input_to_fake, inputs)
         with fake:
             _forward(recorder, fake_inputs, train)
+
+
+def _is_structure(tensor: torch.Tensor) -> bool:
+    """Whether an input says how another one is built: masks of any dtype, lengths, ids; fractions are data."""
+    if not tensor.is_floating_point() or tensor.device.type == "meta":
+        return True
+    return tensor.numel() <= MOST_KNOWN and bool(((tensor == 0) | (tensor == 1)).all())
 
 
 def _exported(model: torch.nn.Module, inputs: Inputs, train: bool, error: Exception, failed: str) -> Program:

@@ -178,6 +178,25 @@ def test_a_constant_that_data_is_written_into_is_one_no_longer() -> None:
     assert graph.counts.add == 1
 
 
+def _chosen_by(m: Any, x: Tensor, mask: Tensor) -> Tensor:
+    kept = x[mask]
+    for _ in range(int(mask.long().sum())):
+        kept = kept + torch.relu(m.linear(kept))
+    return kept
+
+
+def test_masks_are_read_where_the_forward_asks_for_them() -> None:
+    """The graph is that of the mask that is given, and the user is told so."""
+    model = Written(_chosen_by, linear=nn.Linear(4, 4))
+    program = capture(model, (torch.empty(5, 4), torch.tensor([True, False, True, True, False])))
+    assert (program.method, program.opaque) == ("fake", [])
+    assert program.outputs[0].shape == (3, 4)
+    assert any("reads its masks" in warning for warning in program.warnings)
+    assert [operator.name for operator in program.operators].count("relu") == 3
+    with pytest.raises(CaptureError, match="depends on the data"):
+        capture(model, (torch.empty(5, 4), torch.empty(5, dtype=torch.bool, device="meta")))
+
+
 def test_what_is_computed_of_an_input_may_not() -> None:
     def forward(m: Any, x: Tensor) -> Tensor:
         return x if bool((torch.zeros(4, device=x.device) + x).any()) else m.linear(x)
