@@ -120,6 +120,8 @@ def _copies(tree: Any) -> list[torch.Tensor]:
 class _Seen(TorchDispatchMode):
     """Remembers every result of a run by a fingerprint."""
 
+    supports_higher_order_operators = True
+
     def __init__(self) -> None:
         super().__init__()
         self._prints: set[Any] = set()

@@ -30,12 +30,14 @@ def undisturbed() -> Iterator[None]:
     threshold = logging.root.manager.disable
     compiled = getattr(flex, _COMPILED, None)
     torch.backends.mha.set_fastpath_enabled(False)
-    setattr(flex, _COMPILED, True)
+    if compiled is not None:
+        setattr(flex, _COMPILED, True)
     logging.disable(logging.CRITICAL)
     try:
         with no_collection():
             yield
     finally:
         logging.disable(threshold)
-        setattr(flex, _COMPILED, compiled)
+        if compiled is not None:
+            setattr(flex, _COMPILED, compiled)
         torch.backends.mha.set_fastpath_enabled(fast_path)

@@ -12,10 +12,14 @@ import torch
 from torch import fx
 
 from skipgraph.capture import Captured, ScopedGraph, copied
+from skipgraph.graph import SkipGraph
 from skipgraph.passes.fx_edits import CONCATS, axis_of, joined, let_join
 from skipgraph.passes.live_ranges import LiveRanges
 from skipgraph.passes.workbench import Inputs, drawn
 
+_REGIONS = (
+    torch._C._set_grad_enabled, torch.amp.autocast_mode._enter_autocast, torch.amp.autocast_mode._exit_autocast,
+)  # fmt: skip
 _SPLITS = ("split", torch.split, "chunk", torch.chunk)
 
 
@@ -30,15 +34,15 @@ class Slice(NamedTuple):
 
 
 def read_off_operands(captured: Captured, inputs: Inputs, *, joining: bool = False) -> Captured:
-    """Law 8: ``cat(a, b)[i:j] = cat(a[i:], b[:j − |a|])``.
+    """Law 8: ``cat(a, b)[i:j] = cat(a[i:], b[:j − |a|])`` along features.
 
     A slice within one operand is taken of that operand; one across operands, if none but concats along the same axis
     read it, gives them its parts (law 1). Only with ``joining`` is a new concat made for others that read it. The
     sliced concat is then read by others alone, and may go with laws 2 and 3.
 
     Proof. Channel *c* of the left side is channel *i* + *c* of the concat: of *a* if that is less than ``|a|``, else
-    channel *i* + *c* - ``|a|`` of *b*. On the right it is the same one. A concat is a copy and a slice of an operand is
-    not, so that nothing may write over either after the concat was made. ∎
+    channel *i* + *c* - ``|a|`` of *b*. On the right it is the same one. A concat is a copy in one dtype and a slice
+    of an operand is not, so that all have that dtype, and nothing writes over any after the concat was made. ∎
 
     Parameters
     ----------
@@ -61,39 +65,40 @@ def read_off_operands(captured: Captured, inputs: Inputs, *, joining: bool = Fal
     new.graphs = {mode: copies[id(graph)] for mode, graph in captured.graphs.items()}
     new.recompile()
     done: set[int] = set()
+    changed = False
     for training, graph in new.graphs.items():
         if id(graph) not in done:
             done.add(id(graph))
-            _Reading(graph, LiveRanges(drawn(new, inputs, train=training)), joining).run()
+            drawings = [drawn(new, inputs, train=mode) for mode in ((training,) if training else (False, True))]
+            changed = _Reading(graph, drawings, joining).run() or changed
     new.recompile()
-    return new
+    return new if changed else captured
 
 
 class _Reading:
-    def __init__(self, graph: ScopedGraph, ranges: LiveRanges, joining: bool) -> None:
+    """Reads slices off operands in one graph.
+
+    ``drawings`` are its graphs of operators: in training a dropout may write where in evaluation nothing does.
+    """
+
+    def __init__(self, graph: ScopedGraph, drawings: Sequence[SkipGraph], joining: bool) -> None:
         self.graph = graph
         self._joining = joining
-        self._ranges = ranges
-        self._made: dict[str, str] = {}  # call -> the last of its operators
-        self._written: dict[int, int] = {}  # block of memory -> when it was last written over
-        first: dict[int, int] = {}
-        for node, attributes in ranges.nodes.items():
-            self._made[attributes["site"]] = node
-            block = ranges.block(node)
-            if not attributes.get("is_view") and first.setdefault(block, attributes["index"]) != attributes["index"]:
-                self._written[block] = attributes["index"]
+        self._memories = [_Memory(drawing) for drawing in drawings]
 
-    def run(self) -> None:
-        """Operands may be concats themselves, of which slices are taken then."""
-        gone = True
-        while gone:
-            gone = sum(map(self._taken, list(_slices(self.graph)))) > 0
+    def run(self) -> bool:
+        """Whether anything was done. Operands may be concats themselves, of which slices are taken then."""
+        if any(node.target in _REGIONS for node in self.graph.nodes):  # a view has its operand's gradient and dtype
+            return False
+        done = False
+        while any([self._take(found) for found in list(_slices(self.graph))]):  # noqa: C419 (each of them is tried)
+            done = True
+        return done
 
-    def _taken(self, found: Slice) -> bool:
-        """Whether one slice could be read off the operands, and is gone."""
-        parts = list(_overlaps(found))
-        if found.call.users and self._holds(found.concat, [operand for operand, _, _ in parts]):
-            self._replace(found, parts)
+    def _take(self, found: Slice) -> bool:
+        """Read one slice off the operands, if it can be."""
+        if found.call.users and all(memory.allows(found) for memory in self._memories):
+            self._replace(found, list(_overlaps(found)))
         if found.call.users:
             return False
         self._sweep(found.call)
@@ -104,19 +109,8 @@ class _Reading:
         sources = node.all_input_nodes
         self.graph.erase_node(node)
         for source in sources:
-            if not source.users and (source.target in CONCATS or source.target in _SPLITS):
+            if not source._erased and not source.users and (source.target in CONCATS or source.target in _SPLITS):
                 self._sweep(source)
-
-    def _holds(self, concat: fx.Node, operands: Sequence[fx.Node]) -> bool:
-        """Whether the concat joins features, and nothing writes over it or an operand after it was made.
-
-        Along other axes the operands have other sizes with other inputs, and the same numbers are other parts then.
-        """
-        nodes = [self._made.get(node.name) for node in (concat, *operands)]
-        if nodes[0] is None or self._ranges.nodes[nodes[0]].get("axis_role") != "feature":
-            return False
-        made = self._ranges.nodes[nodes[0]]["index"]
-        return all(node is not None and self._written.get(self._ranges.block(node), -1) <= made for node in nodes)
 
     def _replace(self, found: Slice, parts: Sequence[tuple[fx.Node, int, int]]) -> None:
         call = found.call
@@ -131,7 +125,7 @@ class _Reading:
             with self.graph.inserting_before(call):
                 whole = self.graph.call_function(torch.cat, (operands, found.axis))
             whole.meta = {**call.meta}
-            self._made[whole.name] = self._made[found.concat.name]
+            self._know(whole, found.concat)
             call.replace_all_uses_with(whole)
 
     def _part(self, found: Slice, operand: fx.Node, start: int, stop: int) -> fx.Node:
@@ -144,19 +138,66 @@ class _Reading:
             "shape": (*shape[: found.axis], stop - start, *shape[found.axis + 1 :]),
             "scope": found.call.meta.get("scope", ()),
         }
-        self._made[made.name] = self._made[operand.name]  # a view of it
+        self._know(made, operand)
         return made
+
+    def _know(self, made: fx.Node, like: fx.Node) -> None:
+        """``made`` is a view of ``like``, or may be read as that is."""
+        for memory in self._memories:
+            memory.made[made.name] = memory.made[like.name]
+
+
+class _Memory:
+    """What a graph of operators tells of memory.
+
+    ``made`` is the last operator of each call.
+    """
+
+    def __init__(self, drawing: SkipGraph) -> None:
+        self._ranges = LiveRanges(drawing)
+        self.made: dict[str, str] = {}
+        self._written: dict[int, int] = {}  # block -> when it was last written over
+        born: dict[int, int] = {}
+        for node, attributes in self._ranges.nodes.items():
+            self.made[attributes["site"]] = node
+            block, now = self._ranges.block(node), attributes["index"]
+            if not attributes.get("is_view") and born.setdefault(block, now) != now:
+                self._written[block] = now
+
+    def allows(self, found: Slice) -> bool:
+        """Whether the concat joins features of one dtype, and nothing writes over it or an operand after it was made.
+
+        Along other axes, and where positions are flattened into the features, the operands have other sizes with other
+        inputs, and the same numbers are other parts then.
+        """
+        calls = (found.concat, *joined(found.concat))
+        if any(call.name not in self.made for call in calls):
+            return False
+        nodes = [self.made[call.name] for call in calls]
+        concat, *_ = known = [self._ranges.nodes[node] for node in nodes]
+        if concat.get("axis_role") != "feature" or len(concat["shape"]) < 3:
+            return False
+        if any(one["dtype"] != concat["dtype"] for one in known):
+            return False
+        return all(self._written.get(self._ranges.block(node), -1) <= concat["index"] for node in nodes)
 
 
 def _slices(graph: ScopedGraph) -> Iterator[Slice]:
     """The slices of concats along the axis of the concat, in order."""
     for node in graph.nodes:
-        if node.target in CONCATS and "shape" in node.meta:
+        if _is_plain_concat(node):
             axis, size = axis_of(node), node.meta["shape"][axis_of(node)]
             for user in list(node.users):
                 for call, bounds in _windows(user, node, axis, size):
-                    if 0 <= bounds[0] < bounds[1] <= size:
+                    if 0 <= bounds[0] < bounds[1] <= size and not any(one.op == "output" for one in call.users):
                         yield Slice(call, node, axis, *bounds)
+
+
+def _is_plain_concat(node: fx.Node) -> bool:
+    """Whether a concat joins tensors of one rank in memory of its own (PyTorch leaves out empty ones of rank 1)."""
+    if node.target not in CONCATS or "shape" not in node.meta or "out" in node.kwargs:
+        return False
+    return all(len(operand.meta.get("shape", ())) == len(node.meta["shape"]) for operand in joined(node))
 
 
 def _windows(user: fx.Node, of: fx.Node, axis: int, size: int) -> Iterator[tuple[fx.Node, tuple[int, int]]]:
@@ -197,8 +238,8 @@ def _indexed(index: Any, axis: int, rank: int, size: int) -> tuple[int, int] | N
 
 def _split_widths(user: fx.Node, axis: int, rank: int, size: int) -> list[int]:
     """The widths of the parts that ``torch.split`` or ``torch.chunk`` makes; none if it is along another axis."""
-    dim: Any = user.args[2] if len(user.args) > 2 else user.kwargs.get("dim", 0)
-    named = [value for name, value in user.kwargs.items() if name != "dim"]  # the one of several names
+    dim: Any = user.args[2] if len(user.args) > 2 else user.kwargs.get("dim", user.kwargs.get("axis", 0))
+    named = [value for name, value in user.kwargs.items() if name not in ("dim", "axis")]  # the one of several names
     given: Any = [*user.args[1:2], *named][0]
     if not _plain((dim,)) or dim % rank != axis or not _plain(given if isinstance(given, (list, tuple)) else (given,)):
         return []

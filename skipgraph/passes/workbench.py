@@ -88,11 +88,14 @@ def drawn(model: nn.Module, inputs: Inputs, *, train: bool = False) -> SkipGraph
     """
     try:
         program = capture(model, *inputs, train=train)
-    except CaptureError:
+    except CaptureError as error:
         two = doubled(inputs) if train else None
         if two is None:
             raise
-        program = capture(model, *two, train=train)
+        try:
+            program = capture(model, *two, train=train)
+        except CaptureError:
+            raise error from None
     graph = build(program)
     find_skips(graph)
     price(graph, program)

@@ -31,5 +31,5 @@ def finish(result: Rewritten, *, inference: bool, verified: bool, seed: int, tel
     result.after = drawn(result.model, result.inputs)
     result.plan = replace(result.plan, folds=folds, options={**result.plan.options, "inference": inference})
     if verified:
-        modes = (False,) if inference else (False, True)
+        modes = (False,) if inference else result.reference.modes
         check_folded(result.reference, algebra, result.inputs, result.plan.state_map, fold, modes=modes, seed=seed)

@@ -52,7 +52,8 @@ class Rewritten:
     model : Captured
         An ordinary module with tensors of its own: it runs, trains, and can be saved.
     original : Captured
-        The original, captured; it shares its tensors with the user's model.
+        The original, captured, with slices of concats read off their operands where that helped (law 8); it shares its
+        tensors with the user's model.
     plan : Plan
         What was done.
     as_it_runs : SkipGraph

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -17,6 +17,7 @@ from skipgraph.errors import CaptureError, NothingToRewriteError, PlanError, Usa
 from skipgraph.graph import SkipGraph
 from skipgraph.ops import Kind
 from skipgraph.passes import ConcatToSum, SumToConcat
+from skipgraph.passes.record import Record
 from skipgraph.passes.slices import read_off_operands
 from skipgraph.passes.workbench import Inputs, drawn
 from skipgraph.plan import Plan, fingerprint
@@ -178,39 +179,55 @@ def trade_off(
 
 
 def _made(
-    model: torch.nn.Module, original: Captured, inputs: Inputs, rewrite: Rewrite, wanted: Wanted, lossy: Lossy
+    model: torch.nn.Module,
+    original: Captured,
+    inputs: Inputs,
+    rewrite: Rewrite,
+    wanted: Wanted,
+    lossy: Lossy,
+    records: Mapping[bool, tuple[Record, ...]] | None = None,
 ) -> Rewritten:
+    """In the way that leaves the fewest concats, or that has the ``records`` of a plan."""
     as_it_runs = drawn(model, inputs)
     if isinstance(rewrite, ConcatToSum) and not rewrite.is_exact:
         with torch.random.fork_rng(devices=[]):  # layers that are made draw weights
             return made_factored(original, inputs, rewrite, wanted, as_it_runs=as_it_runs, lossy=lossy)
-    results = [
-        made_exactly(read, inputs, rewrite, wanted, as_it_runs=as_it_runs)
-        for read in (_ways_to_read(original, inputs) if isinstance(rewrite, ConcatToSum) else [original])
-    ]
+    if not isinstance(rewrite, ConcatToSum):
+        return made_exactly(original, inputs, rewrite, wanted, as_it_runs=as_it_runs)
+    results = []
+    for read in _ways_to_read(original, inputs, wanted):
+        try:
+            results.append(made_exactly(read, inputs, rewrite, wanted, as_it_runs=as_it_runs))
+        except (CaptureError, NothingToRewriteError):  # the original's own way is the first, and always there
+            if read is original:
+                raise
     best = min(results, key=lambda result: _concats(result.after))
-    best.reference = original
-    return best
+    chosen = next((result for result in results if result.plan.records == records), best)
+    chosen.reference = original
+    return chosen
 
 
-def _ways_to_read(original: Captured, inputs: Inputs) -> list[Captured]:
-    """The model with slices of concats read off their operands; with new concats for some, too, if that may help."""
-    without = read_off_operands(original, inputs)
-    if without is original:
+def _ways_to_read(original: Captured, inputs: Inputs, wanted: Wanted) -> list[Captured]:
+    """The model as it is, with slices of concats read off their operands, and with new concats for some.
+
+    Where patterns choose, ids have to be those that inspection shows: as it is alone.
+    """
+    if any(pattern != "*" for pattern in (*wanted.only, *wanted.skip)):
         return [original]
-    joining = read_off_operands(original, inputs, joining=True)
-    alike = all(
-        str(one) == str(other) for one, other in zip(without.unlike_graphs(), joining.unlike_graphs(), strict=True)
-    )
-    return [without] if alike else [without, joining]
+    ways = [original, read_off_operands(original, inputs)]
+    if ways[1] is not original:
+        ways.append(read_off_operands(original, inputs, joining=True))
+    return list({"".join(map(str, way.unlike_graphs())): way for way in reversed(ways)}.values())[::-1]
 
 
 def _concats(graph: SkipGraph) -> int:
     return sum(attributes["kind"] == Kind.CONCAT.value for _, attributes in graph.nodes(data=True))
 
 
-def captured(model: torch.nn.Module, inputs: Inputs, *, inference: bool = False) -> Captured:
+def captured(model: torch.nn.Module, inputs: Inputs, *, inference: bool | None = None) -> Captured:
     """A model captured in both modes; in evaluation alone if it is for ``inference`` and there is no other way.
+
+    None says that nobody may choose.
 
     Raises
     ------
@@ -220,6 +237,8 @@ def captured(model: torch.nn.Module, inputs: Inputs, *, inference: bool = False)
     try:
         return _in_both_modes(model, inputs)
     except CaptureError as error:
+        if inference is None:
+            raise
         try:
             alone = runnable(model, *inputs, modes=(False,))
         except CaptureError:
@@ -279,7 +298,7 @@ def apply(
     lossy = Lossy(calibrate, seed, _ignore, {one.path: (one.form, one.rank) for one in plan.factors})
     wanted = Wanted(execution=execution, exactly=chosen)
     original = captured(model, inputs, inference=inference)
-    result = _made(model, original, inputs, kind(**options), wanted, lossy)
+    result = _made(model, original, inputs, kind(**options), wanted, lossy, plan.records)
     if result.plan.records != plan.records:
         raise PlanError("the plan does not fit: the model's forward is another one", "Rewrite the model anew.")
     if verified:

@@ -12,7 +12,7 @@ from torch import fx
 
 from skipgraph.capture.runnable import Captured
 from skipgraph.capture.trees import doubled, map_tensors
-from skipgraph.errors import SkipgraphError, VerificationError
+from skipgraph.errors import VerificationError
 from skipgraph.passes.state_map import StateMap
 from skipgraph.verify.inputs import Inputs, Sizes, draw
 from skipgraph.verify.pair import Pair, RefusedError
@@ -96,12 +96,10 @@ class Parts:
         return any(graph.find_nodes(op="call_module", target=path) for graph in self._after.graphs.values())
 
     def _check_mode(self) -> None:
+        two = doubled(self._inputs) if self._before.training else None
         try:
             self._stream(self._inputs)
-        except SkipgraphError:
-            raise
-        except Exception:  # a norm that cannot train on one sample
-            two = doubled(self._inputs)
+        except ValueError:  # a norm that cannot train on one sample
             if two is None:
                 raise
             self._stream(two)

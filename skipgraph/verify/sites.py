@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -103,17 +104,19 @@ def _site(keys: list[Any], shared: dict[str, tuple[fx.Node, fx.Node]], before: f
         for node in part
         for read in node.all_input_nodes
         if read.name in shared and (read.name not in names or node not in part)
-        for given in _given(read)
+        for given in _given(read, shared)
     }
     outputs = tuple(node.name for node in after.nodes if node.name in names and node.name in shared)
     return Site(tuple(inputs), outputs, *parts)
 
 
-def _given(read: fx.Node) -> list[fx.Node]:
+def _given(read: fx.Node, shared: Mapping[str, Any]) -> list[fx.Node]:
     """What has to be given to a part for it to have ``read``."""
     if read.op == "get_attr":
         return []
-    return [given for node in read.all_input_nodes for given in _given(node)] if _is_made_again(read) else [read]
+    if not _is_made_again(read) or not all(node.name in shared for node in read.all_input_nodes):
+        return [read]
+    return [given for node in read.all_input_nodes for given in _given(node, shared)]
 
 
 def _is_made_again(node: fx.Node) -> bool:

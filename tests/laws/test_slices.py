@@ -11,6 +11,9 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from skipgraph.passes import ConcatToSum
+from skipgraph.passes.slices import read_off_operands
+from skipgraph.rewriting import apply
+from skipgraph.rewriting.ways import captured
 from tests.helpers.tracing import Written
 from tests.laws.agreement import assert_agreement, done, reasons, rewritten
 from tests.laws.drawing import LAW, branches, image
@@ -93,6 +96,58 @@ def test_what_else_may_read_it(forward: Callable[..., Tensor], reason: str | Non
     assert (reasons(result) == {}) == (reason is None)
     assert all(reason is not None and reason in told for told in reasons(result).values())
     assert_agreement(model, result, (image(3),))
+
+
+def _dropped(m: Any, x: Tensor) -> Tensor:
+    a = m.a(x)
+    whole = torch.cat([a, m.b(x)], 1)
+    return m.last(whole) + m.drop(a) + whole[:, :4]  # type: ignore[no-any-return]
+
+
+def _promoted(m: Any, x: Tensor) -> Tensor:
+    whole = torch.cat([m.a(x).to(torch.float64), m.b(x)], 1).to(x.dtype)
+    mixed = torch.cat([m.a(x), m.b(x).double()], 1)
+    return m.last(whole) + m.last(mixed.to(x.dtype)) + mixed[:, :4]  # type: ignore[no-any-return]
+
+
+def _empty(m: Any, x: Tensor) -> Tensor:
+    whole = torch.cat([torch.tensor([], dtype=x.dtype), m.a(x), m.b(x)], 1)
+    return m.last(whole) + whole[:, :4]  # type: ignore[no-any-return]
+
+
+def _flattened(m: Any, x: Tensor) -> Tensor:
+    whole = torch.cat([m.a(x).flatten(1), m.b(x).flatten(1)], 1)
+    return m.wide(whole) + whole[:, :4]  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("forward", [_dropped, _promoted, _empty, _flattened])
+def test_where_a_slice_of_an_operand_is_another(forward: Callable[..., Tensor]) -> None:
+    """Written over in training alone, of another dtype, out of line, or of a size that moves with the input's."""
+    model = Written(
+        forward, a=nn.Conv2d(3, 4, 1), b=nn.Conv2d(3, 4, 1), last=nn.Conv2d(8, 4, 1), wide=nn.Linear(8 * 36, 4),
+        drop=nn.Dropout(0.5, inplace=True),
+    )  # fmt: skip
+    original = captured(model, ((image(3),), {}))
+    assert read_off_operands(original, ((image(3),), {}), joining=True) is original
+
+
+def test_patterns_choose_by_the_ids_of_inspection() -> None:
+    """A concat that is gone would shift the names of those behind it."""
+
+    def forward(m: Any, x: Tensor) -> Tensor:
+        first = torch.cat([torch.tanh(m.a(x)), torch.tanh(m.b(x))], 1)
+        halves = m.last(torch.cat([first[:, :4], first[:, 4:]], 1))
+        return halves + m.more(torch.cat([x, torch.sin(m.a(x))], 1))  # type: ignore[no-any-return]
+
+    members = {"a": nn.Conv2d(3, 4, 1), "b": nn.Conv2d(3, 4, 1), "last": nn.Conv2d(8, 4, 1), "more": nn.Conv2d(7, 4, 1)}
+    model = Written(forward, **members)
+    result = rewritten(model, (image(3),), ConcatToSum(), only=("cat_2",))
+    assert done(result) == ["cat_2"]
+    assert len(result.model.more) == 2  # type: ignore[arg-type]
+    assert_agreement(model, result, (image(3),))
+    whole = rewritten(model, (image(3),), ConcatToSum(), only=("*",))
+    assert whole.after.counts.concat == 0
+    assert apply(model, (image(3),), whole.plan).plan.records == whole.plan.records
 
 
 def test_positions_are_left_where_they_are() -> None:
