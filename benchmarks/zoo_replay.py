@@ -19,6 +19,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
 from skipgraph.capture import capture
+from skipgraph.capture.conditions import undisturbed
 from skipgraph.capture.ledger import Ledger
 from skipgraph.capture.program import Operator, Program, Storage, Value
 from skipgraph.capture.trees import map_tensors, tensors
@@ -109,7 +110,7 @@ class _Original:
     def run(self, args: Any, kwargs: Any) -> list[torch.Tensor]:
         torch.manual_seed(1)
         self.seen.note((args, kwargs))
-        with torch.no_grad(), self.seen:
+        with undisturbed(), torch.no_grad(), self.seen:
             return list(tensors(self.model(*args, **kwargs)))
 
 
