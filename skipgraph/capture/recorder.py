@@ -340,6 +340,14 @@ class _Operators(TorchDispatchMode):
         return False  # nothing is compiled here, and the wrapper that would see to it costs as much as the recording
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if not isinstance(func, torch._ops.OpOverload):
-            raise NotImplementedError(f"{func} takes functions, which are not looked into")
-        return self.recorder.operator(func, args, kwargs or {})
+        if isinstance(func, torch._ops.OpOverload):
+            return self.recorder.operator(func, args, kwargs or {})
+        return self.composed(func, args, kwargs or {})
+
+    def composed(self, operator: Any, args: Any, kwargs: Any) -> Any:
+        """An operator that takes functions (flexible attention), as the operators that its kernel is made of."""
+        kernel = operator.py_kernels.get(torch._C.DispatchKey.CompositeExplicitAutograd)
+        if kernel is None:
+            raise NotImplementedError(f"{operator} takes functions, which are not looked into")
+        with self:
+            return kernel(*args, **kwargs)
