@@ -436,6 +436,11 @@ def _named_tensors(model: torch.nn.Module) -> Iterator[tuple[torch.Tensor, str]]
 
 def _window(tensor: torch.Tensor) -> tuple[Any, ...]:
     """The memory of a tensor, and what it sees of it."""
+    if torch._C._functorch.is_functorch_wrapped_tensor(tensor):
+        raise CaptureError(
+            "the forward maps a function over tensors (torch.vmap), whose calls see no tensor of the model",
+            "Write what is mapped for whole tensors; inspect takes the forward as it is.",
+        )
     with torch._C.DisableTorchFunction():
         place = tensor.untyped_storage()._cdata, tensor.storage_offset()
         return *place, tuple(tensor.shape), tensor.stride(), tensor.dtype

@@ -410,3 +410,9 @@ def test_a_buffer_in_another_object_is_the_buffer() -> None:
     x = torch.randn(4, 3)
     assert torch.equal(captured(x), x[:, [2, 0]])
     assert "_constant" not in captured.code()
+
+
+def test_a_function_that_is_mapped_is_refused() -> None:
+    model = Written(lambda m, x: torch.vmap(lambda row: row * row.sum())(x))
+    with pytest.raises(CaptureError, match="vmap"):
+        runnable(model, (torch.randn(3, 4),))
