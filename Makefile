@@ -4,7 +4,7 @@
 #   make test     run the tests
 #   make lint     formatting, style, types, layers
 #   make check    lint, then test
-#   make zoo      capture and rewrite some 800 models of nine libraries: hours, resumable (docs/zoo.md)
+#   make zoo      capture and rewrite some 980 models of nine libraries: hours, resumable (docs/zoo.md)
 
 PYTHON ?= python3
 BIN := .venv/bin
