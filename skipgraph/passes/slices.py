@@ -64,13 +64,10 @@ def read_off_operands(captured: Captured, inputs: Inputs, *, joining: bool = Fal
     copies = {id(graph): copied(graph) for graph in captured.unlike_graphs()}
     new.graphs = {mode: copies[id(graph)] for mode, graph in captured.graphs.items()}
     new.recompile()
-    done: set[int] = set()
     changed = False
-    for training, graph in new.graphs.items():
-        if id(graph) not in done:
-            done.add(id(graph))
-            drawings = [drawn(new, inputs, train=mode) for mode in ((training,) if training else (False, True))]
-            changed = _Reading(graph, drawings, joining).run() or changed
+    for graph in new.unlike_graphs():
+        drawings = [drawn(new, inputs, train=mode) for mode, one in new.graphs.items() if one is graph]
+        changed = _Reading(graph, drawings, joining).run() or changed
     new.recompile()
     return new if changed else captured
 

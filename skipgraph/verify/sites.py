@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import fx
 
+from skipgraph.passes.fx_edits import CONCATS
+
 
 @dataclass(frozen=True, slots=True)
 class Site:
@@ -120,7 +122,7 @@ def _given(read: fx.Node, shared: Mapping[str, Any]) -> list[fx.Node]:
 
 
 def _is_made_again(node: fx.Node) -> bool:
-    return node.op == "get_attr" or node.target in (torch.cat, torch.concat, torch.concatenate)
+    return node.op == "get_attr" or node.target in CONCATS
 
 
 def part_module(root: torch.nn.Module, site: Site, nodes: tuple[fx.Node, ...]) -> fx.GraphModule:
