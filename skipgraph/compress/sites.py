@@ -8,7 +8,6 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
 from torch import fx, nn
 from torch.nn import functional as F
 from torch.nn.utils.parametrize import is_parametrized
@@ -16,9 +15,8 @@ from torch.nn.utils.parametrize import is_parametrized
 from skipgraph.capture import Captured
 from skipgraph.compress.factor import Form
 from skipgraph.compress.layers import TRANSPOSED, is_linear_layer, sizes
+from skipgraph.passes.fx_edits import CONCATS
 from skipgraph.passes.surgery import Surgery
-
-_CONCATS = (torch.cat, torch.concat, torch.concatenate)
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,7 +190,7 @@ class Sites:
         spatial = _spatial(self._captured.get_submodule(str(node.target)))
         reader, concat = node, node.all_input_nodes[0]
         resampling: list[fx.Node] = []
-        while concat.target not in _CONCATS:
+        while concat.target not in CONCATS:
             if not self._passes(concat, reader, spatial):
                 return ()
             resampling.append(concat)
@@ -295,7 +293,7 @@ def _flattened(concat: fx.Node) -> list[tuple[fx.Node, fx.Node]]:
     return [
         inner
         for one in joined
-        for inner in (_flattened(one) if one.target in _CONCATS and len(one.users) == 1 else [(one, concat)])
+        for inner in (_flattened(one) if one.target in CONCATS and len(one.users) == 1 else [(one, concat)])
     ]
 
 
