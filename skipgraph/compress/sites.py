@@ -284,7 +284,7 @@ class Obstacles:
             return f"the weight of {path} is read elsewhere too"
         if not module.weight.is_meta and not bool(module.weight.any()):  # type: ignore[operator]
             return f"the weight of {path} is zero"
-        return self._surgery.obstacle(path)
+        return self._surgery.obstacle(path) or self._surgery.tied(path)
 
 
 def _flattened(concat: fx.Node) -> list[tuple[fx.Node, fx.Node]]:

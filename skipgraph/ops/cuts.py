@@ -84,6 +84,18 @@ def cut_of_function(function: Any, *, contracts: bool) -> tuple[Cut, tuple[str, 
     return (cut, found[1]) if cut is not None else None
 
 
+def function_of_module(module: nn.Module) -> tuple[Any, dict[str, Any]] | None:
+    """The function that a layer calls on its input, and the other arguments, which are attributes of their names.
+
+    None for one that does more: pads by other than zeros, counts its calls, follows running statistics.
+    """
+    function = _CALLED.get(type(module))
+    if function is None or getattr(module, "padding_mode", "zeros") != "zeros":
+        return None
+    names = _FUNCTIONS[function][1][1:]
+    return function, {name: getattr(module, name) for name in names}
+
+
 _CONVOLUTION = "input weight bias stride padding dilation groups"
 _TRANSPOSED = "input weight bias stride padding output_padding groups dilation"
 _GROUPED = ("in_channels", "out_channels", "groups")
@@ -132,6 +144,12 @@ register_layer(
     {F.group_norm: "input num_groups weight bias eps"},
 )
 register_layer(Layer(distributes=Cut({"weight": 0}, ("num_parameters",))), (nn.PReLU,), {F.prelu: "input weight"})
+
+_CALLED: dict[type[nn.Module], Any] = {
+    nn.Conv1d: F.conv1d, nn.Conv2d: F.conv2d, nn.Conv3d: F.conv3d, nn.ConvTranspose1d: F.conv_transpose1d,
+    nn.ConvTranspose2d: F.conv_transpose2d, nn.ConvTranspose3d: F.conv_transpose3d, nn.Linear: F.linear,
+    nn.GroupNorm: F.group_norm, nn.PReLU: F.prelu,
+}  # fmt: skip
 
 # In evaluation these hand on the very tensor that they are given.
 _IDLE = (

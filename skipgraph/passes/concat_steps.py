@@ -106,9 +106,14 @@ def take_apart(steps: Sequence[Step], concat: str, site: str, graph: SkipGraph, 
 
 
 def _joined_by(call: str, inner: str, graph: SkipGraph, edits: Edits) -> dict[str, Any]:
-    """The site of a concat that another one is flattened into, and the place there, nested concats taken apart."""
+    """The site of a concat that another one is flattened into, and the place there, nested concats taken apart.
+
+    Nothing of one that is no merge: it has no site, and stays.
+    """
     sites = {node: graph.nodes[node]["site"] for merge in graph.merges for node in merge.nodes}
-    merge = next(merge for merge in graph.merges if any(sites[node] == call for node in merge.nodes))
+    merge = next((merge for merge in graph.merges if any(sites[node] == call for node in merge.nodes)), None)
+    if merge is None:
+        return {}
     nested = [sites[node] for node in merge.nodes if node != merge.node]
     return {"site": merge.id, "place": _operands(edits, sites[merge.node], nested).index(inner)}
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from skipgraph.graph import Merge, SkipGraph
+from skipgraph.ops import Kind
 from skipgraph.passes.channels import BlockedError, Followed, follow
 from skipgraph.passes.concat_ranges import changes
 from skipgraph.passes.concat_site import Site
@@ -79,7 +80,7 @@ class ConcatToSum:
             return Refusal(merge, "blocked", blocked.node, blocked.reason)
         if not found.layers and not found.concats:
             return Refusal(merge, "n/a", merge.node, f"no layer reads what {merge.node} joins")
-        overwritten = _overwritten(ranges, merge)
+        overwritten = _overwritten(ranges, merge) or _writes_over_input(graph, ranges, found)
         if overwritten is not None:
             return Refusal(merge, "blocked", *overwritten)
         return Site(
@@ -138,6 +139,22 @@ def _overwritten(ranges: LiveRanges, merge: Merge) -> tuple[str, str] | None:
         if attributes["index"] > first and not attributes.get("is_view") and ranges.block(node) in blocks:
             operand = blocks[ranges.block(node)]
             return node, f"{node} writes over {operand}, an operand of {merge.node}, which its parts would still need"
+    return None
+
+
+def _writes_over_input(graph: SkipGraph, ranges: LiveRanges, found: Followed) -> tuple[str, str] | None:
+    """A node that adds the channels onto an input of the model, which the caller has as well.
+
+    The parts add slices of what is written over instead, and leave it as it is: for the backward pass autograd keeps
+    whole tensors, and each part would write over the same one. Whoever reads it afterwards reads the sum.
+    """
+    nodes = ranges.nodes
+    inputs = {ranges.block(node): node for node in nodes if nodes[node]["kind"] == Kind.INPUT.value}
+    for node in found.carriers:
+        onto = {ranges.block(one) for _, one in graph.operands(node) if one not in found.carriers}
+        block = ranges.block(node)
+        if block in onto and block in inputs and not nodes[node].get("is_view"):
+            return node, f"{node} writes over {inputs[block]}, which the caller of the model has as well"
     return None
 
 

@@ -14,7 +14,8 @@ from torch import fx
 from torch.nn.utils.parametrize import is_parametrized
 
 from skipgraph.capture import Captured, ScopedGraph
-from skipgraph.ops.cuts import Cut, cut_of_function, cut_of_module, is_idle
+from skipgraph.graph import SkipGraph
+from skipgraph.ops.cuts import Cut, cut_of_function, cut_of_module, function_of_module, is_idle
 from skipgraph.passes.channels import Channels
 from skipgraph.passes.edit import Parts, Product, Step
 from skipgraph.passes.factors import Window
@@ -30,6 +31,7 @@ _BINARY = {
 CONCATS = (torch.cat, torch.concat, torch.concatenate)
 _SUMS = {operator.add, operator.iadd, torch.add, "add", "add_"}
 _SIZED = {"view", "reshape", "expand", torch.reshape}  # calls that name the sizes of their result
+_VIEWS_OR_COPIES = {"reshape", "flatten", "contiguous", "to", "float", "type_as", torch.reshape, torch.flatten}
 _ASKING = {"size", "dim", "numel", "stride"}
 _ASKED = {"shape", "device", "dtype", "ndim", "is_cuda"}
 
@@ -45,9 +47,11 @@ class FxEdits:
         Its nodes carry the shapes of their tensors in ``meta["shape"]``.
     surgery : Surgery
         Cuts the layers of the owner; shared by the graphs of both modes.
+    drawing : SkipGraph
+        The graph of its operators before any edit.
     """
 
-    def __init__(self, captured: Captured, graph: ScopedGraph, surgery: Surgery) -> None:
+    def __init__(self, captured: Captured, graph: ScopedGraph, surgery: Surgery, drawing: SkipGraph) -> None:
         self.captured = captured
         self.graph = graph
         self.surgery = surgery
@@ -55,7 +59,10 @@ class FxEdits:
         self.made: set[fx.Node] = set()  # all calls that edits have put in
         self.adds: set[fx.Node] = set()  # those among them that add up the products of a split layer
         self._fresh: set[fx.Node] = set()  # parts that nobody else knows of, and that may be written over
-        self._calls = Counter(node.target for node in graph.nodes if node.op == "call_module")
+        self._allocating = {one["site"] for _, one in drawing.nodes(data=True) if not one.get("is_view")}
+        self._calls: Counter[str] = Counter()  # the most in either mode
+        for one in captured.unlike_graphs():
+            self._calls |= Counter(str(node.target) for node in one.nodes if node.op == "call_module")
         self._name_versions()
 
     def _name_versions(self) -> None:
@@ -110,7 +117,9 @@ class FxEdits:
         if "shape" not in node.meta:
             return f"{call} ({_name(node)}) makes several tensors"
         if node.op == "call_module":
-            return self._module_obstacle(str(node.target), contracts=contracts)
+            return self._module_obstacle(node, contracts=contracts)
+        if _writes(self.captured, node) and node.all_input_nodes[0].op == "get_attr":
+            return f"{call} ({_name(node)}) writes over {node.all_input_nodes[0].target}"
         others = [one for one in node.all_input_nodes if one.name not in carried and "shape" in one.meta]
         known = cut_of_function(_function(node), contracts=contracts)
         if contracts:
@@ -121,7 +130,8 @@ class FxEdits:
             return f"{call} ({_name(node)}) reads another tensor beside the concatenated channels"
         return None
 
-    def _module_obstacle(self, path: str, *, contracts: bool) -> str | None:
+    def _module_obstacle(self, node: fx.Node, *, contracts: bool) -> str | None:
+        path = str(node.target)
         if path in self.surgery.cuts:  # by the graph of the other mode
             return None
         module = self.captured.get_submodule(path)
@@ -132,9 +142,18 @@ class FxEdits:
             return f"{path} ({type(module).__name__}) is no layer that can be cut"
         if not cut.tensors:
             return None
+        shared = self._shared(path)
+        if shared is not None and (function_of_module(module) is None or len(node.args) != 1 or node.kwargs):
+            return shared
+        return self.surgery.obstacle(path)
+
+    def _shared(self, path: str) -> str | None:
+        """Who else reads the tensors of a layer, in one sentence; None if nobody does, and they can be cut."""
+        if path in self.surgery.cuts:
+            return None
         if self._calls[path] > 1:
             return f"{path} is called {self._calls[path]} times, with one and the same weight"
-        return self.surgery.obstacle(path)
+        return self.surgery.tied(path)
 
     def straddled(self, call: str, before: Channels) -> int | None:
         """The first border of the operands that falls into a group of the call's channels; None if there is none."""
@@ -173,26 +192,34 @@ class FxEdits:
     def description(self, step: Step) -> dict[str, Any]:
         """Fields of a `StepRecord` by which the parts of a call are found again."""
         node = self._nodes[step.call]
+        contracts = step.law == "split"
+        given = inputs_of(node)
+        place = {
+            "arguments": tuple(given.index(self._nodes[read]) for read in step.reads),
+            "in_place": _writes(self.captured, node),
+        }
         if node.op == "call_module":
             path = str(node.target)
-            cut = cut_of_module(self.captured.get_submodule(path), contracts=step.law == "split")
-            cuts = path in self.surgery.cuts or (cut is not None and bool(cut.tensors))
-            return {"module": path if cuts else None, "in_place": _writes(self.captured, node)}
-        known = cut_of_function(_function(node), contracts=step.law == "split")
-        given = dict(zip(known[1], node.args, strict=False)) | node.kwargs if known else {}
-        weight = given.get("weight")
+            cut = cut_of_module(self.captured.get_submodule(path), contracts=contracts)
+            if path not in self.surgery.cuts and (cut is None or not cut.tensors):
+                return place
+            called = function_of_module(self.captured.get_submodule(path)) if self._shared(path) else None
+            function = {"function": called[0], "weight": f"{path}.weight"} if called else {}
+            return {"module": path, **place, **function}
+        known = cut_of_function(_function(node), contracts=contracts)
+        weight = (dict(zip(known[1], node.args, strict=False)) | node.kwargs if known else {}).get("weight")
         return {
             "function": _function(node),
             "weight": str(weight.target) if isinstance(weight, fx.Node) and weight.op == "get_attr" else None,
-            "in_place": _writes(self.captured, node),
             "size_place": step.after.axis if _function(node) in _SIZED else None,
+            **place,
         }
 
     # -- laws 2 and 3 ------------------------------------------------------------------------------------------------
 
     def parts(self, call: str, of: Parts, before: Channels, after: Channels) -> list[str]:
         """A channel-wise call on each operand alone, with its slices of all tensors."""
-        node = self._nodes[call]
+        node = self._opened(call)
         total = node.meta["shape"]
         made = []
         with self._at(node):
@@ -200,15 +227,16 @@ class FxEdits:
             for number, width in enumerate(after.widths):
                 args, kwargs = arguments(number)
                 if _writes(self.captured, node):
-                    args, kwargs = self._spared(node, of, number, args, kwargs)
+                    args, kwargs = self._spared(node, of, args, kwargs)
                 shape = (*total[: after.axis], width, *total[after.axis + 1 :])
                 made.append(self._copy(node, targets[number], args, kwargs, shape))
-        self._fresh.update(made)
+                if self._is_new(node, [(name, self._nodes[parts[number]]) for name, parts in of.items()], made[-1]):
+                    self._fresh.add(made[-1])
         return [part.name for part in made]
 
     def summands(self, call: str, of: Parts, before: Channels) -> list[str]:
         """A linear layer on each operand alone; the first has the bias."""
-        node = self._nodes[call]
+        node = self._opened(call)
         with self._at(node):
             targets, arguments = self._cut_call(node, of, before, before, contracts=True)
             made = [
@@ -217,6 +245,35 @@ class FxEdits:
             ]
         self._fresh.update(made)
         return [part.name for part in made]
+
+    def _opened(self, call: str) -> fx.Node:
+        """A call that can be taken apart: of a function, where others read the layer's tensors as well."""
+        node: fx.Node = self._nodes[call]
+        path = str(node.target)
+        if node.op != "call_module" or self._shared(path) is None:
+            return node
+        known = function_of_module(self.captured.get_submodule(path))
+        if known is None:  # nothing to cut in it
+            return node
+        function, given = known
+        with self._at(node):
+            tensors = {
+                name: self._tensor(f"{path}.{name}", value)
+                for name, value in given.items()
+                if isinstance(value, torch.Tensor)
+            }
+            made: fx.Node = self.graph.call_function(function, (node.args[0], *{**given, **tensors}.values()))
+        made.meta.update(node.meta)
+        node.replace_all_uses_with(made)
+        self.graph.erase_node(node)
+        self._know(made, made.meta["shape"])
+        self._nodes[call] = made
+        return made
+
+    def _tensor(self, path: str, tensor: torch.Tensor) -> fx.Node:
+        node: fx.Node = self.graph.get_attr(path)
+        self._know(node, tuple(tensor.shape))
+        return node
 
     def _cut_call(
         self, node: fx.Node, of: Parts, before: Channels, after: Channels, *, contracts: bool
@@ -295,13 +352,14 @@ class FxEdits:
         return node
 
     def _spared(
-        self, node: fx.Node, of: Parts, number: int, args: tuple[Any, ...], kwargs: dict[str, Any]
+        self, node: fx.Node, of: Parts, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """The arguments of a call that writes over its operand: a copy of it where somebody else has it."""
-        target = self._nodes[of[node.all_input_nodes[0].name][number]]
-        joined = self._nodes[node.all_input_nodes[0].name]
-        alone = set(target.users) <= {joined} and {user for user in joined.users if not _asks(user)} <= {node}
-        if target in self._fresh and alone:
+        """The arguments of a call that writes over its operand: a copy of it where somebody else has it.
+
+        What it writes over may be another tensor than the concat: nobody reads that afterwards (`concat_to_sum`).
+        """
+        whole, target = node.all_input_nodes[0], inputs_of((args, kwargs))[0]
+        if whole.name in of and self._may_write(target, whole, {node}):
             return args, kwargs
         copy = self.graph.call_method("clone", (target,))
         self._know(copy, target.meta["shape"])
@@ -310,6 +368,17 @@ class FxEdits:
             return copy if argument is target else argument
 
         return fx.map_arg(args, copied), fx.map_arg(kwargs, copied)
+
+    def _is_new(self, node: fx.Node, sources: Sequence[tuple[str, fx.Node]], part: fx.Node) -> bool:
+        """Whether nobody else has the memory of a part: it is no view, nor its operand, or of one such as well."""
+        if node.name in self._allocating and _function(node) not in _VIEWS_OR_COPIES:
+            return True
+        return all(self._may_write(source, self._nodes[name], {node, part}) for name, source in sources)
+
+    def _may_write(self, target: fx.Node, whole: fx.Node, readers: set[fx.Node]) -> bool:
+        """Whether none but ``readers`` reads a part, or the concat ``whole`` that it is a part of."""
+        asked = {user for user in (*target.users, *whole.users) if user is not whole and not _asks(user)}
+        return target in self._fresh and asked <= readers
 
     # -- law 4 -------------------------------------------------------------------------------------------------------
 
@@ -456,6 +525,14 @@ def let_join(concat: fx.Node, operands: Sequence[fx.Node]) -> None:
         concat.args = (list(operands), *concat.args[1:])
     else:
         concat.kwargs = {**concat.kwargs, "tensors": list(operands)}
+
+
+def inputs_of(arguments: fx.Node | tuple[Any, Any]) -> list[fx.Node]:
+    """The nodes among the arguments of a call, in order, repeated ones each time."""
+    given = (arguments.args, arguments.kwargs) if isinstance(arguments, fx.Node) else arguments
+    found: list[fx.Node] = []
+    fx.map_arg(given, lambda one: found.append(one) or one)  # type: ignore[func-returns-value]
+    return found
 
 
 def axis_of(concat: fx.Node) -> int:

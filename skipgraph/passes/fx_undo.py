@@ -7,7 +7,7 @@ source file, say), and by what stands around them.
 from __future__ import annotations
 
 import operator
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from typing import Any
 
 import torch
@@ -16,10 +16,12 @@ from torch import fx, nn
 from skipgraph.capture import Captured
 from skipgraph.errors import PlanError
 from skipgraph.ops.cuts import cut_of_function, cut_of_module
+from skipgraph.passes.fx_edits import inputs_of
 from skipgraph.passes.fx_undo_sum import take_back_sum
 from skipgraph.passes.record import ConcatRecord, Record, StepRecord, SumRecord
 from skipgraph.passes.surgery import uncut
 
+_CLONES = ("clone", torch.clone)
 _ADDITIONS = {operator.add, operator.iadd, torch.add, "add", "add_"}
 
 
@@ -80,7 +82,7 @@ class Undoing:
         count = len(record.widths)
         for number, step in reversed([*enumerate(record.steps, 1)]):
             if step.law == "split":
-                parts[number] = self._layer_parts(step, count)
+                parts[number] = self._layer_parts(step, count, parts.get(step.reads[0]))
             elif step.law == "flatten" and step.site in self.restored:
                 joined = list(self.restored[step.site].args[0])  # type: ignore[arg-type]
                 for read in step.reads:
@@ -93,29 +95,42 @@ class Undoing:
             raise PlanError(f"the operands of {record.id} are not found in the model", _REMEDY)
         return parts
 
-    def _layer_parts(self, step: StepRecord, count: int) -> list[fx.Node]:
-        if step.module is not None:
+    def _layer_parts(self, step: StepRecord, count: int, operands: Sequence[fx.Node] | None) -> list[fx.Node]:
+        """The products of a layer that was split: of ``operands``, where those are known."""
+        if step.module is not None and step.function is None:
             found = [self._modules.get(f"{step.module}.{number}", []) for number in range(count)]
             if any(len(calls) != 1 for calls in found):
                 raise PlanError(f"the model does not call all parts of {step.module} once", _REMEDY)
             return [calls[0] for calls in found]
+        # A layer that was called several times: later sites are taken back first, so the last ones are this site's.
+        for calls in reversed(self._products(step, count)):
+            if operands is None or [self._data(call, step, 0) for call in calls] == list(operands):
+                return calls
+        raise PlanError(f"the parts of {step.call} are not found in the model", _REMEDY)
+
+    def _products(self, step: StepRecord, count: int) -> list[list[fx.Node]]:
+        """The products of a function with all slices of its weight, for each call that was split, in order."""
         cut, names = cut_of_function(step.function, contracts=True) or (None, ())
-        groups: dict[fx.Node, list[tuple[int, fx.Node]]] = {}
+        added: dict[fx.Node, tuple[Any, dict[int, fx.Node]]] = {}  # products and their sums -> weight, by the slice
+        complete = []
         for node in self.graph.nodes:
             if cut is not None and node.target == step.function:
                 weight = dict(zip(names, node.args, strict=False)).get("weight", node.kwargs.get("weight"))
                 if isinstance(weight, fx.Node) and weight.target == "narrow":
-                    groups.setdefault(_bare(weight.args[0]), []).append((int(weight.args[2]), node))  # type: ignore[arg-type]
-        for weight, calls in groups.items():
-            if len(calls) == count and (step.weight is None or weight.target == step.weight):
-                return [node for _, node in sorted(calls, key=lambda pair: pair[0])]
-        raise PlanError(f"the parts of {step.call} are not found in the model", _REMEDY)
+                    whole = _bare(weight)
+                    added[node] = whole.target if whole.op == "get_attr" else whole, {int(weight.args[2]): node}  # type: ignore[arg-type]
+            elif _adds_two_of(node, added.keys()):
+                (weight, left), (other, right) = (added[one] for one in inputs_of(node))
+                if weight == other and not left.keys() & right.keys():
+                    added[node] = weight, left | right
+                    if len(added[node][1]) == count and step.weight in (None, weight):
+                        complete.append([part for _, part in sorted(added[node][1].items())])
+        return complete
 
     def _data(self, part: fx.Node, step: StepRecord, place: int) -> fx.Node:
-        data = [one for one in _inputs(part) if one.target != "narrow" and one.op != "get_attr"]
-        node = data[min(place, len(data) - 1)]
-        copied = node.target in ("clone", torch.clone) and len(node.users) == 1 and step.in_place
-        return node.all_input_nodes[0] if copied else node
+        node = inputs_of(part)[step.arguments[place]]
+        ours = step.in_place and step.arguments[place] == 0 and len(node.users) == 1
+        return node.all_input_nodes[0] if ours and node.target in _CLONES else node
 
     def _first_reader(self, record: ConcatRecord, parts: Mapping[int, list[fx.Node]]) -> fx.Node:
         """The first node that stands behind all operands and in front of all that reads the concat."""
@@ -171,18 +186,24 @@ class Undoing:
     ) -> fx.Node:  # fmt: skip
         """Laws 2 and 3: the call that ``of`` are the parts of, on the concats of what they read."""
         first = of[0]
+        reads = {self._data(first, step, place): whole[read] for place, read in enumerate(step.reads)}
+        if step.module is not None and step.function is not None:
+            with self.graph.inserting_before(at):
+                made = self.graph.call_module(step.module, (whole[step.reads[0]],))
+            made.meta = {**at.meta}
+            return made
         target: Any = first.target
         if first.op == "call_module" and step.module is not None:
             target = self._module(step.module, len(of), contracts=step.law == "split")
-        reads = {self._data(first, step, place): whole[read] for place, read in enumerate(step.reads)}
+        alike = dict(zip(inputs_of(first), inputs_of(of[1]), strict=False))
 
         def joined(argument: fx.Node) -> fx.Node:
             if argument in reads:
                 return reads[argument]
-            copied = argument.target in ("clone", torch.clone) and argument.all_input_nodes[0] in reads
-            if copied:
-                return reads[argument.all_input_nodes[0]]
-            return _bare(argument) if argument.target == "narrow" else argument
+            if step.in_place and argument.target in _CLONES and argument is inputs_of(first)[0]:
+                return joined(argument.all_input_nodes[0])
+            sliced = argument.target == "narrow" and alike.get(argument) is not argument  # each part another slice
+            return argument.args[0] if sliced else argument  # type: ignore[return-value]
 
         with self.graph.inserting_before(at):
             args, kwargs = fx.map_arg(first.args, joined), fx.map_arg(first.kwargs, joined)
@@ -230,7 +251,7 @@ class Undoing:
             if found is None:
                 raise PlanError(f"the products from {terms[0].target} on are not added up", _REMEDY)
             end = found
-            pool = pool - set(_inputs(end)) | {end}
+            pool = pool - set(inputs_of(end)) | {end}
         return end
 
     def sweep(self, node: fx.Node) -> None:
@@ -245,15 +266,8 @@ class Undoing:
 _REMEDY = "Give the directory as it was emitted, or the plan that belongs to this model."
 
 
-def _inputs(node: fx.Node) -> list[fx.Node]:
-    """The nodes among the arguments, in order, repeated ones each time."""
-    found: list[fx.Node] = []
-    fx.map_arg((node.args, node.kwargs), lambda one: found.append(one) or one)  # type: ignore[func-returns-value]
-    return found
-
-
-def _adds_two_of(node: fx.Node, terms: set[fx.Node]) -> bool:
-    operands = _inputs(node)
+def _adds_two_of(node: fx.Node, terms: Set[fx.Node]) -> bool:
+    operands = inputs_of(node)
     return node.target in _ADDITIONS and len(operands) == len(set(operands)) == 2 and set(operands) <= terms
 
 

@@ -24,10 +24,12 @@ class StepRecord:
         Numbers of the steps that it reads in parts, from 1; 0 is the concat.
     after : Channels
         Where the operands lie in what it makes.
+    arguments : tuple of int
+        Which of the tensors that it was called with those are, in the order of ``reads``.
     module : str or None
-        Path of the layer that was cut.
+        Path of the layer that was cut, or that is called as a function of slices of its weight.
     function : callable, str or None
-        The function or method that was called.
+        The function or method that was called, or is for each part.
     weight : str or None
         Path of the parameter whose slices the parts of a function read.
     in_place : bool
@@ -42,6 +44,7 @@ class StepRecord:
     call: str
     reads: tuple[int, ...]
     after: Channels
+    arguments: tuple[int, ...] = ()
     module: str | None = None
     function: Any = None
     weight: str | None = None
@@ -101,6 +104,7 @@ def from_json(data: Mapping[str, Any]) -> Record:
             **{
                 **step,
                 "reads": tuple(step["reads"]),
+                "arguments": tuple(step["arguments"]),
                 "after": Channels(step["after"]["axis"], tuple(step["after"]["widths"])),
                 "function": _function(step["function"]),
             }

@@ -156,7 +156,7 @@ class _Memory:
         self._written: dict[int, int] = {}  # block -> when it was last written over
         born: dict[int, int] = {}
         for node, attributes in self._ranges.nodes.items():
-            self.made[attributes["site"]] = node
+            self.made[attributes["site"] or node] = node  # an input has no call, and its own name
             block, now = self._ranges.block(node), attributes["index"]
             if not attributes.get("is_view") and born.setdefault(block, now) != now:
                 self._written[block] = now

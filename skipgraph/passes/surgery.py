@@ -44,7 +44,7 @@ class Surgery:
                 self._owners.setdefault(id(parameter), set()).add(id(module))
 
     def obstacle(self, path: str) -> str | None:
-        """Why a layer cannot be cut, in one sentence; None if it can."""
+        """Why a layer cannot be taken apart, in one sentence; None if it can."""
         if path in self.cuts:
             return None
         module = self.model.get_submodule(path)
@@ -52,6 +52,11 @@ class Surgery:
             return f"the weight of {path} is computed anew in each forward (a parametrization)"
         if hooked(module):
             return f"{path} has hooks, which expect the whole layer"
+        return None
+
+    def tied(self, path: str) -> str | None:
+        """Which tensor of a layer another layer has too, in one sentence; None if it has all to itself."""
+        module = self.model.get_submodule(path)
         for name, parameter in module._parameters.items():
             others = self._owners.get(id(parameter), set()) - {id(module)}
             if parameter is not None and others:

@@ -59,13 +59,12 @@ class Workbench:
         one = captured.graphs[False] is captured.graphs[True]
         if one and eval_only:
             captured.graphs = {False: captured.copy().graphs[False], True: captured.graphs[True]}
+        drawings = {
+            mode: drawn(captured, inputs, train=mode) for mode in ([False] if one or eval_only else [False, True])
+        }
         self.modes = [
-            Mode(
-                training,
-                drawn(captured, inputs, train=training),
-                FxEdits(captured, captured.graphs[training], self.surgery),
-            )
-            for training in ((False,) if one or eval_only else (False, True))
+            Mode(mode, drawing, FxEdits(captured, captured.graphs[mode], self.surgery, drawing))
+            for mode, drawing in drawings.items()
         ]
 
     def finish(self) -> None:

@@ -29,7 +29,8 @@ class Found:
     """The worst comparison of one kind.
 
     ``error`` and ``allowed`` are relative to the original's largest absolute value; so is ``floor``, the largest
-    rounding noise of all that were measured.
+    rounding noise of all that were measured. ``drowned`` are tensors that rounding alone moves as far, and by more than
+    can be called noise, with that share: they tell nothing either way, and are not among the comparisons.
     """
 
     kind: str
@@ -38,6 +39,7 @@ class Found:
     error: float = 0.0
     allowed: float = 1.0
     floor: float = 0.0
+    drowned: tuple[tuple[str, float], ...] = ()
 
     @property
     def failed(self) -> bool:
@@ -72,6 +74,7 @@ def compare(original: Outcome, rewritten: Outcome, tolerance: float, noise: Nois
         names = theirs.keys() & ours.keys() if kind == "buffers" else theirs.keys() | ours.keys()
         largest = max((size(tensor) for tensor in theirs.values()), default=0.0)
         worst, widest = Found(kind, 0, allowed=tolerance), 0.0
+        drowned = []
         for name in (name for name in [*theirs, *(ours.keys() - theirs.keys())] if name in names):
             a, b = ours.get(name), theirs.get(name)
             if a is None or b is None:
@@ -83,10 +86,15 @@ def compare(original: Outcome, rewritten: Outcome, tolerance: float, noise: Nois
             if tolerance * scale < error < float("inf"):
                 floors = noise() if floors is None else floors
                 most = max(_MOST_NOISE * scale, _MOST_NOISE_OF_LARGEST * largest)
-                allowed = max(tolerance, min(floors.get((kind, name), 0.0), most) / scale)
+                floor = floors.get((kind, name), 0.0)
+                if most < error <= floor:
+                    drowned.append((name, floor / scale))
+                    continue
+                allowed = max(tolerance, min(floor, most) / scale)
             widest = max(widest, allowed if allowed > tolerance else 0.0)
             worst = _worse(worst, Found(kind, 0, name, error / scale, allowed))
-        found.append(Found(kind, len(names), worst.name, worst.error, worst.allowed, widest))
+        clear = len(names) - len(drowned)
+        found.append(Found(kind, clear, worst.name, worst.error, worst.allowed, widest, tuple(drowned)))
     return found
 
 

@@ -86,6 +86,10 @@ class Pair:
         if empty:
             self.skipped.append(f"{label}: the original's output {empty[0]} is NaN throughout, which says little")
         for one in found:
+            if one.drowned:
+                name, share = max(one.drowned, key=lambda pair: pair[1])
+                also = f" and of {len(one.drowned) - 1} more" if len(one.drowned) > 1 else ""
+                self.skipped.append(f"{label}: {one.kind} of {name}{also}: rounding alone moves them by {share:.0e}")
             if one.comparisons:
                 what = f"{one.kind} of {self.where}" if self.where else one.kind
                 widened = one.allowed / self.tolerance

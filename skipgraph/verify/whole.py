@@ -81,7 +81,7 @@ class Whole:
             carry(pair.before, pair.after, pair.state_map)
             for mode in self._modes:
                 self._set(mode)
-                for batch, sizes in ((1, small), (3, small), *([(2, other)] if other else [])):
+                for batch, sizes in ((1, small), (3, small), *([(3, other)] if other else [])):
                     self._check("redrawn", Sizes(batch, sizes), mode)
         if not pair.checks:
             reasons = "; ".join(dict.fromkeys(pair.skipped))

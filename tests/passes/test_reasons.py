@@ -247,7 +247,7 @@ CONCATS: dict[str, Case] = {
     "last is called 2 times, with one and the same weight": Case(
         lambda self, x: self.last(both(self, x)) + self.last(self.other(x)),
         lambda self, x: self.last(both(self, x)) + self.last2(self.other(x)),
-        {**WIDE, "last2": conv(8, 3)},
+        {**WIDE, "last": conv(8, 3, padding_mode="reflect"), "last2": conv(8, 3)},
     ),
     "the weight of last is computed anew in each forward (a parametrization)": Case(
         last, members={"last": parametrizations.weight_norm(conv(8, 3))}, without={"last": conv(8, 3)}
@@ -257,7 +257,7 @@ CONCATS: dict[str, Case] = {
     ),
     "last.weight is tied to other": Case(
         lambda self, x: self.last(both(self, x)) + self.other(self.wide(x)),
-        members={**tied(conv(8, 3), conv(8, 3)), "wide": nn.Conv2d(4, 8, 1)},
+        members={**tied(conv(8, 3, padding_mode="reflect"), conv(8, 3)), "wide": nn.Conv2d(4, 8, 1)},
         without={"other": conv(8, 3)},
     ),
     "cat is not there in training": Case(in_evaluation, in_both, {"short": conv(4, 3)}),
