@@ -84,22 +84,22 @@ def test_noise_hides_no_small_mistake() -> None:
     fails(rewrite, "output differs", tolerance=1e-14)
 
 
-class Cancelling(Dense):
-    """Its outputs are differences of large numbers: rounding moves them by more than can pass for noise."""
+class Chaotic(Dense):
+    """Rounding moves its outputs and gradients by more than can pass for noise."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x) + 1e10 - 1e10  # type: ignore[no-any-return]
+        return torch.sin(1e10 * super().forward(x))
 
 
 def test_what_rounding_alone_moves_tells_nothing() -> None:
     """That is said, and what is left is compared all the same."""
     torch.manual_seed(0)
-    rewrite = split(Cancelling(), torch.randn(1, 3, 8, 8))
+    rewrite = split(Chaotic(), torch.randn(1, 3, 8, 8))
     result = verified(rewrite)
-    assert {check.what for check in result.checks} >= {"buffers", "gradients"}
+    assert {check.what for check in result.checks} >= {"buffers"}
     assert result.worst < 1e-10
-    assert result.skipped
-    assert all("outputs of " in reason and "rounding alone moves them" in reason for reason in result.skipped)
+    assert {"outputs", "gradients"} <= {reason.split(", float64: ")[1].split(" of ")[0] for reason in result.skipped}
+    assert all("rounding alone moves them" in reason for reason in result.skipped)
     with torch.no_grad():
         rewrite.after.get_submodule("head")[0].weight[0, 0, 0, 0] += 1e-3
     fails(rewrite, "output differs")
