@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
 
+import networkx as nx
+
+from skipgraph.graph import Merge
 from skipgraph.passes.channels import Channels
 from skipgraph.passes.live_ranges import LiveRanges
 from skipgraph.passes.site import Match
@@ -25,6 +29,8 @@ class Site(Match):
         All that reads the concat itself.
     branches : bool
         Some carrier is read more than once.
+    others : tuple of Merge
+        Concats that go with it, as what they join is added to what it joins: see `joint`.
     """
 
     carriers: dict[str, Channels]
@@ -33,8 +39,32 @@ class Site(Match):
     readers: tuple[str, ...]
     branches: bool
     ranges: LiveRanges = field(repr=False, compare=False)
+    others: tuple[Merge, ...] = ()
 
     @property
     def joined_block(self) -> int:
         """The block of memory that the concat writes."""
         return self.ranges.block(self.merge.node)
+
+
+def joint(sites: Sequence[Site]) -> Site:
+    """One site of several whose channels meet, as in ``cat(a, b) + cat(c, d) = cat(a + c, b + d)``."""
+    first, *others = sites
+    return replace(
+        first,
+        carriers={node: channels for site in sites for node, channels in site.carriers.items()},
+        layers={node: carrier for site in sites for node, carrier in site.layers.items()},
+        concats=tuple(dict.fromkeys(node for site in sites for node in site.concats)),
+        others=tuple(site.merge for site in others),
+    )
+
+
+def meeting(sites: Iterable[Site]) -> list[list[Site]]:
+    """Sites whose channels meet in an operator, at the same borders, in order; those that meet no other alone."""
+    known = list(sites)
+    together: nx.Graph[int] = nx.Graph()
+    together.add_nodes_from(range(len(known)))
+    first: dict[tuple[str, Channels], int] = {}
+    for place, site in enumerate(known):
+        together.add_edges_from((first.setdefault(key, place), place) for key in site.carriers.items())
+    return [[known[place] for place in sorted(group)] for group in nx.connected_components(together)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from skipgraph.graph import SkipGraph
+from skipgraph.graph import Merge, SkipGraph
 from skipgraph.passes.channels import BlockedError, Channels
 from skipgraph.passes.concat_site import Site
 from skipgraph.passes.edit import Edits, Step
@@ -21,25 +21,37 @@ def steps(site: Site, graph: SkipGraph, edits: Edits) -> list[Step]:
     BlockedError
         If a call cannot be taken apart although its operators allow it.
     """
+    found: list[Step] = []
+    concats: dict[str, Channels] = {}
+    for merge in (site.merge, *site.others):
+        concat, nested = _joining(merge, graph, edits)
+        axis = edits.axis(concat)
+        whole = Channels(axis, tuple(edits.shape(operand)[axis] for operand in _operands(edits, concat, nested)))
+        concats[concat] = whole
+        found += [Step("flatten", concat, (inner,), whole, whole) for inner in nested]
+        if whole.widths != concats[next(iter(concats))].widths:
+            raise BlockedError(merge.node, f"{merge.node} joins other widths than {site.merge.node}, which it meets")
+    calls = _calls(site, graph)
+    for concat, whole in concats.items():
+        found += _handing_on(edits, concat, whole, calls)
+    for call in calls:
+        if call not in concats:
+            step = _step(site, graph, edits, call, whole.widths)
+            found += [step, *(_handing_on(edits, call, step.after, calls) if step.law == "distribute" else [])]
+    _check(found, list(concats), edits)
+    return found
+
+
+def _joining(merge: Merge, graph: SkipGraph, edits: Edits) -> tuple[str, list[str]]:
+    """The call of a concat, and those of the concats nested in it, later ones first."""
     nodes = graph.nodes
-    concat = nodes[site.merge.node]["site"]
-    for node in site.merge.nodes:
+    for node in merge.nodes:
         if not edits.is_concat(nodes[node]["site"]):
             raise BlockedError(node, f"{node} is part of {nodes[node]['call']}, which does more than join")
-    nested = [nodes[node]["site"] for node in sorted(site.merge.nodes, key=lambda node: -nodes[node]["index"])]
+    concat = nodes[merge.node]["site"]
+    nested = [nodes[node]["site"] for node in sorted(merge.nodes, key=lambda node: -nodes[node]["index"])]
     nested.remove(concat)
-    axis = edits.axis(concat)
-    widths = tuple(edits.shape(operand)[axis] for operand in _operands(edits, concat, nested))
-    whole = Channels(axis, widths)
-    found = [Step("flatten", concat, (inner,), whole, whole) for inner in nested]
-    calls = _calls(site, graph)
-    found += _handing_on(edits, concat, whole, calls)
-    for call in calls:
-        if call != concat:
-            step = _step(site, graph, edits, call, widths)
-            found += [step, *(_handing_on(edits, call, step.after, calls) if step.law == "distribute" else [])]
-    _check(found, concat, edits)
-    return found
+    return concat, nested
 
 
 def _operands(edits: Edits, concat: str, nested: Sequence[str]) -> list[str]:
@@ -51,9 +63,9 @@ def _operands(edits: Edits, concat: str, nested: Sequence[str]) -> list[str]:
     ]
 
 
-def _check(found: Sequence[Step], concat: str, edits: Edits) -> None:
-    # Concats nested in it may be nested in one another: those in between read what goes as well.
-    joining = [concat, *(step.reads[0] for step in found if step.call == concat)]
+def _check(found: Sequence[Step], concats: Sequence[str], edits: Edits) -> None:
+    # Concats nested in one may be nested in one another: those in between read what goes as well.
+    joining = [*concats, *(step.reads[0] for step in found if step.call in concats)]
     readers: dict[str, list[str]] = {call: [*joining] for call in joining}
     for step in found:
         for read in step.reads:
@@ -75,19 +87,23 @@ def _check(found: Sequence[Step], concat: str, edits: Edits) -> None:
             raise BlockedError(others[0], f"{others[0]} reads {call} too, out of sight of the graph of operators")
 
 
-def take_apart(steps: Sequence[Step], concat: str, site: str, graph: SkipGraph, edits: Edits) -> ConcatRecord:
+def take_apart(steps: Sequence[Step], site: Site, graph: SkipGraph, edits: Edits) -> ConcatRecord:
     """Apply the laws, take the concats out, and say what was done."""
-    inner = [step.reads[0] for step in steps if step.call == concat]
-    axis = edits.axis(concat)
-    widths = tuple(edits.shape(operand)[axis] for operand in _operands(edits, concat, inner))
-    done = [step for step in steps if step.call != concat]
-    number = {concat: 0, **{step.call: place for place, step in enumerate(done, 1)}}
-    joined = {concat: concat}
+    concat, *others = (graph.nodes[merge.node]["site"] for merge in (site.merge, *site.others))
+    joined = {call: call for call in (concat, *others)}
+    inner = {call: [step.reads[0] for step in steps if step.call == call] for call in joined}
+    axis = {call: edits.axis(call) for call in joined}
+    widths = tuple(edits.shape(operand)[axis[concat]] for operand in _operands(edits, concat, inner[concat]))
     scope = edits.scope(concat)
-    records = []
+    records = [
+        StepRecord("join", call, (), Channels(axis[call], widths), site=merge.id, scope=edits.scope(call))
+        for call, merge in zip(others, site.others, strict=True)
+    ]
+    done = [step for step in steps if step.call not in (concat, *others)]
+    number = {call: place for place, call in enumerate([concat, *others, *(step.call for step in done)])}
     for step in steps:
         reads = [joined.setdefault(read, read) for read in step.reads]
-        if step.call != concat:
+        if step.call not in (concat, *others):
             known = edits.description(step)
             if step.law == "flatten":
                 known = _joined_by(step.call, reads[0], graph, edits)
@@ -102,7 +118,7 @@ def take_apart(steps: Sequence[Step], concat: str, site: str, graph: SkipGraph, 
             joined[step.call] = distribute(edits, step.call, reads, step.before, step.after)
     for made in reversed(joined.values()):
         edits.erase(made)
-    return ConcatRecord(site, axis, widths, tuple(records), scope)
+    return ConcatRecord(site.merge.id, axis[concat], widths, tuple(records), scope)
 
 
 def _joined_by(call: str, inner: str, graph: SkipGraph, edits: Edits) -> dict[str, Any]:

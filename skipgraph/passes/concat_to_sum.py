@@ -124,7 +124,7 @@ class ConcatToSum:
 
     def apply(self, site: Site, steps: list[Step], graph: SkipGraph, edits: Edits) -> ConcatRecord:
         """Take the concat away; what was done is returned."""
-        return take_apart(steps, graph.nodes[site.merge.node]["site"], site.merge.id, graph, edits)
+        return take_apart(steps, site, graph, edits)
 
 
 def _overwritten(ranges: LiveRanges, merge: Merge) -> tuple[str, str] | None:

@@ -16,6 +16,7 @@ from torch import fx, nn
 from skipgraph.capture import Captured
 from skipgraph.errors import PlanError
 from skipgraph.ops.cuts import cut_of_function, cut_of_module
+from skipgraph.passes.channels import Channels
 from skipgraph.passes.fx_edits import inputs_of
 from skipgraph.passes.fx_undo_sum import take_back_sum
 from skipgraph.passes.record import ConcatRecord, Record, StepRecord, SumRecord
@@ -56,11 +57,16 @@ class Undoing:
         parts = self._located(record)
         operands = parts[0]
         at = self._first_reader(record, parts)
-        whole: dict[int, fx.Node] = {0: self._concat(operands, record, at)}
+        whole: dict[int, fx.Node] = {0: self._concat(operands, Channels(record.axis, record.widths), record.scope, at)}
         self.restored[record.id] = whole[0]
         for number, step in enumerate(record.steps, 1):
             if step.law == "flatten":
                 self._nest(step, parts, whole)
+                continue
+            if step.law == "join" and number in parts:
+                at = self._last(parts[number]).next
+                whole[number] = self._concat(parts[number], step.after, step.scope, at)
+                self.restored[step.site] = whole[number]
                 continue
             if number not in parts:
                 raise PlanError(f"no part of {step.call} of {record.id} is found in the model", _REMEDY)
@@ -143,20 +149,23 @@ class Undoing:
 
     # -- laws from right to left -------------------------------------------------------------------------------------
 
-    def _concat(self, operands: Sequence[fx.Node], record: ConcatRecord, at: fx.Node) -> fx.Node:
+    def _concat(
+        self, operands: Sequence[fx.Node], channels: Channels, scope: tuple[tuple[str, int], ...], at: fx.Node
+    ) -> fx.Node:
         node: fx.Node
+        axis, widths = channels
         before = True
         for node in self.graph.nodes:  # equal concats of equal operands are one
             before = before and node is not at
-            if node.target is torch.cat and node.args == (list(operands), record.axis):
+            if node.target is torch.cat and node.args == (list(operands), axis):
                 if not before and node is not at:
                     at.prepend(node)
                 return node
         with self.graph.inserting_before(at):
-            made = self.graph.call_function(torch.cat, (list(operands), record.axis))
+            made = self.graph.call_function(torch.cat, (list(operands), axis))
         shape = list(operands[0].meta["shape"])
-        shape[record.axis] = sum(record.widths)
-        made.meta = {"shape": tuple(shape), "scope": record.scope}
+        shape[axis] = sum(widths)
+        made.meta = {"shape": tuple(shape), "scope": scope}
         return made
 
     def _nest(self, step: StepRecord, parts: Mapping[int, list[fx.Node]], whole: Mapping[int, fx.Node]) -> None:

@@ -17,7 +17,7 @@ class StepRecord:
     Attributes
     ----------
     law : str
-        ``"distribute"``, ``"split"`` or ``"flatten"``.
+        ``"distribute"``, ``"split"`` or ``"flatten"``; ``"join"`` is another concat that was taken apart with it.
     call : str
         What the call was named.
     reads : tuple of int
@@ -37,7 +37,9 @@ class StepRecord:
     size_place : int or None
         Which of its sizes counts the channels.
     site, place : str, int
-        Of a concat that was flattened into: its site, and the place of the first operand.
+        Of a concat that was flattened into: its site, and the place of the first operand. Of another concat: its site.
+    scope : tuple
+        Of another concat: the calls of modules that it was made in.
     """
 
     law: str
@@ -52,6 +54,7 @@ class StepRecord:
     size_place: int | None = None
     site: str = ""
     place: int = 0
+    scope: tuple[tuple[str, int], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +110,7 @@ def from_json(data: Mapping[str, Any]) -> Record:
                 "arguments": tuple(step["arguments"]),
                 "after": Channels(step["after"]["axis"], tuple(step["after"]["widths"])),
                 "function": _function(step["function"]),
+                "scope": tuple((path, number) for path, number in step["scope"]),
             }
         )
         for step in data["steps"]

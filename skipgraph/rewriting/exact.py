@@ -13,6 +13,7 @@ from skipgraph.graph import SkipGraph
 from skipgraph.passes import ConcatToSum, Match, Refusal
 from skipgraph.passes.choose import level_bytes, modelled
 from skipgraph.passes.concat_site import Site as ConcatSite
+from skipgraph.passes.concat_site import joint, meeting
 from skipgraph.passes.measure import site_seconds
 from skipgraph.passes.record import Record
 from skipgraph.passes.workbench import Inputs, Workbench, drawn
@@ -144,25 +145,20 @@ def _applied(
     ]
     refused = dict(known or {})
     records: list[list[Record]] = [[] for _ in bench.modes]
-    for name, first in sites[0].items():
-        if name in refused:
-            continue
-        steps = []
-        for mode, its in zip(bench.modes, sites, strict=True):
-            one = its.get(name)
-            if one is None:
-                one = Refusal(first.merge, "blocked", first.merge.node, f"{name} is not there in training")
-            step = one if isinstance(one, Refusal) else rewrite.steps(one, mode.graph, mode.edits)  # type: ignore[arg-type]
-            if isinstance(step, Refusal):
-                refused[name] = step
-                break
-            steps.append((one, step))
+    pending = _groups(sites[0], refused)
+    while pending:
+        names = pending.pop(0)
+        steps = _steps(bench, rewrite, sites, names)
+        if isinstance(steps, Refusal) and len(names) > 1:  # each for itself, then
+            pending = [[name] for name in names] + pending
+        elif isinstance(steps, Refusal):
+            refused[names[0]] = steps
         else:
-            for mode, (one, step), done in zip(bench.modes, steps, records, strict=True):
+            for mode, (one, its), done in zip(bench.modes, steps, records, strict=True):
                 there = set(mode.edits.made)
-                done.append(rewrite.apply(one, step, mode.graph, mode.edits))  # type: ignore[arg-type]
+                done.append(rewrite.apply(one, its, mode.graph, mode.edits))
                 if not mode.training:
-                    bench.made[name] = mode.edits.made - there
+                    bench.made |= dict.fromkeys(names, mode.edits.made - there)
     stranded = _stranded(sites[0], refused)
     if stranded:
         return _applied(original, inputs, rewrite, ids, kept, refused | stranded)
@@ -170,6 +166,39 @@ def _applied(
     both = records if len(records) == 2 else [records[0], [] if getattr(rewrite, "eval_only", False) else records[0]]
     after = drawn(bench.captured, inputs)
     return bench, after, {False: tuple(both[0]), True: tuple(both[1])}, refused
+
+
+def _groups(sites: dict[str, Any], refused: dict[str, Refusal]) -> list[list[str]]:
+    """The sites that are rewritten at once, in order: concats whose channels meet."""
+    left = [site for name, site in sites.items() if name not in refused]
+    concats = meeting([site for site in left if isinstance(site, ConcatSite)])
+    others = [[site] for site in left if not isinstance(site, ConcatSite)]
+    order = {name: place for place, name in enumerate(sites)}
+    groups = [[site.merge.id for site in group] for group in (*concats, *others)]
+    return sorted(groups, key=lambda names: order[names[0]])
+
+
+def _steps(
+    bench: Workbench, rewrite: Rewrite, sites: Sequence[dict[str, Any]], names: Sequence[str]
+) -> list[tuple[Any, Any]] | Refusal:
+    """The site that ``names`` are together, and its steps, in each mode."""
+    steps = []
+    for mode, its in zip(bench.modes, sites, strict=True):
+        ones = []
+        for name in names:
+            found = its.get(name)
+            if found is None:
+                merge = sites[0][name].merge
+                return Refusal(merge, "blocked", merge.node, f"{name} is not there in training")
+            if isinstance(found, Refusal):
+                return found
+            ones.append(found)
+        one: Any = joint(ones) if len(ones) > 1 else ones[0]
+        step = rewrite.steps(one, mode.graph, mode.edits)
+        if isinstance(step, Refusal):
+            return step
+        steps.append((one, step))
+    return steps
 
 
 def _stranded(sites: dict[str, Any], refused: dict[str, Refusal]) -> dict[str, Refusal]:
