@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 import networkx as nx
 
-from skipgraph.graph import Merge
+from skipgraph.graph import Merge, SkipGraph
+from skipgraph.ops import Kind
 from skipgraph.passes.channels import Channels
 from skipgraph.passes.live_ranges import LiveRanges
 from skipgraph.passes.site import Match
+
+OF_GATES = "gate"  # the reason of a concat that is no merge
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +48,45 @@ class Site(Match):
     def joined_block(self) -> int:
         """The block of memory that the concat writes."""
         return self.ranges.block(self.merge.node)
+
+
+def concats_of(graph: SkipGraph) -> list[Merge]:
+    """All concats in order of execution: merges, and others, which gates alone read.
+
+    What such a one joins is read by it as well, so that it is no part of the merge that the definition takes it for.
+    """
+    merges = [_apart(graph, merge) for merge in graph.merges if merge.kind == "concat"]
+    known = {node for merge in merges for node in merge.nodes}
+    for node, attributes in graph.nodes(data=True):
+        if attributes["kind"] == Kind.CONCAT.value and node not in known and attributes.get("live", True):
+            operands = tuple(operand for _, operand in graph.operands(node))
+            merges.append(Merge(node, node, "concat", attributes.get("axis"), operands, reason=OF_GATES, nodes=(node,)))
+    return sorted(merges, key=lambda merge: graph.nodes[merge.node]["index"])
+
+
+def _apart(graph: SkipGraph, merge: Merge) -> Merge:
+    """A merge with those concats nested in it that none but the others read, whatever they read it for."""
+    nested = {merge.node}
+    for node in sorted(merge.nodes, key=lambda node: -graph.nodes[node]["index"]):
+        if {reader for reader in graph.adj[node] if graph.nodes[reader].get("live", True)} <= nested:
+            nested.add(node)
+    return (
+        merge
+        if nested >= set(merge.nodes)
+        else replace(
+            merge,
+            operands=tuple(_operands(graph, merge.node, nested)),
+            nodes=tuple(node for node in merge.nodes if node in nested),
+        )
+    )
+
+
+def _operands(graph: SkipGraph, concat: str, nested: Collection[str]) -> Iterator[str]:
+    for _, operand in graph.operands(concat):
+        if operand in nested:
+            yield from _operands(graph, operand, nested)
+        else:
+            yield operand
 
 
 def joint(sites: Sequence[Site]) -> Site:

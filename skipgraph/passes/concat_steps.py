@@ -7,7 +7,7 @@ from typing import Any
 
 from skipgraph.graph import Merge, SkipGraph
 from skipgraph.passes.channels import BlockedError, Channels
-from skipgraph.passes.concat_site import Site
+from skipgraph.passes.concat_site import Site, concats_of
 from skipgraph.passes.edit import Edits, Step
 from skipgraph.passes.laws import distribute, flatten, split
 from skipgraph.passes.record import ConcatRecord, StepRecord
@@ -122,14 +122,10 @@ def take_apart(steps: Sequence[Step], site: Site, graph: SkipGraph, edits: Edits
 
 
 def _joined_by(call: str, inner: str, graph: SkipGraph, edits: Edits) -> dict[str, Any]:
-    """The site of a concat that another one is flattened into, and the place there, nested concats taken apart.
-
-    Nothing of one that is no merge: it has no site, and stays.
-    """
-    sites = {node: graph.nodes[node]["site"] for merge in graph.merges for node in merge.nodes}
-    merge = next((merge for merge in graph.merges if any(sites[node] == call for node in merge.nodes)), None)
-    if merge is None:
-        return {}
+    """The site of a concat that another one is flattened into, and the place there, nested concats taken apart."""
+    merges = concats_of(graph)
+    sites = {node: graph.nodes[node]["site"] for merge in merges for node in merge.nodes}
+    merge = next(merge for merge in merges if any(sites[node] == call for node in merge.nodes))
     nested = [sites[node] for node in merge.nodes if node != merge.node]
     return {"site": merge.id, "place": _operands(edits, sites[merge.node], nested).index(inner)}
 

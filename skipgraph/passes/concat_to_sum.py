@@ -10,7 +10,7 @@ from skipgraph.graph import Merge, SkipGraph
 from skipgraph.ops import Kind
 from skipgraph.passes.channels import BlockedError, Followed, follow
 from skipgraph.passes.concat_ranges import changes
-from skipgraph.passes.concat_site import Site
+from skipgraph.passes.concat_site import Site, concats_of
 from skipgraph.passes.concat_steps import steps, take_apart
 from skipgraph.passes.edit import Edits, Step
 from skipgraph.passes.live_ranges import LiveRanges
@@ -67,7 +67,7 @@ class ConcatToSum:
             With its merges found, and priced.
         """
         ranges = LiveRanges(graph)
-        return [self._site(graph, merge, ranges) for merge in graph.merges if merge.kind == "concat"]
+        return [self._site(graph, merge, ranges) for merge in concats_of(graph)]
 
     def _site(self, graph: SkipGraph, merge: Merge, ranges: LiveRanges) -> Site | Refusal:
         attributes = ranges.nodes[merge.node]

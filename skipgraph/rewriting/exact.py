@@ -12,8 +12,8 @@ from skipgraph.errors import UsageError
 from skipgraph.graph import SkipGraph
 from skipgraph.passes import ConcatToSum, Match, Refusal
 from skipgraph.passes.choose import level_bytes, modelled
+from skipgraph.passes.concat_site import OF_GATES, joint, meeting
 from skipgraph.passes.concat_site import Site as ConcatSite
-from skipgraph.passes.concat_site import joint, meeting
 from skipgraph.passes.measure import site_seconds
 from skipgraph.passes.record import Record
 from skipgraph.passes.workbench import Inputs, Workbench, drawn
@@ -66,7 +66,7 @@ def made_exactly(
             result = _applied(original, inputs, rewrite, ids, kept)
     bench, after, records, refused = result
     outcomes = [*left, *(_outcome(one, rewrite, kept, refused) for one in chosen)]
-    order = {merge.id: place for place, merge in enumerate(before.merges)}
+    order = {one.merge.id: place for place, one in enumerate(found)}
     plan = Plan(
         rewrite.name,
         options_of(rewrite, wanted.execution),
@@ -89,12 +89,22 @@ def options_of(rewrite: Rewrite, execution: Execution, seed: int = 0) -> dict[st
 
 
 def _joining(chosen: Sequence[Match | Refusal], found: Sequence[Match | Refusal]) -> list[Match | Refusal]:
-    """Concats that are no skips themselves, but join what chosen ones join with something else."""
+    """Concats that are no skips themselves, but join what chosen ones join with something else.
+
+    Those of gates also where a chosen one joins what they join.
+    """
     more: list[Match | Refusal] = []
     while True:
+        known = [one for one in (*chosen, *more) if isinstance(one, ConcatSite)]
         ids = {one.merge.id for one in (*chosen, *more)}
-        nested = {node for one in (*chosen, *more) if isinstance(one, ConcatSite) for node in one.concats}
-        new = [one for one in found if one.merge.id not in ids and nested & {one.merge.node, *one.merge.nodes}]
+        later = {node for one in known for node in one.concats}
+        joined = {node for one in known for node in one.merge.operands}
+        new = [
+            one
+            for one in found
+            if one.merge.id not in ids
+            and {one.merge.node, *one.merge.nodes} & (later | joined if one.merge.reason == OF_GATES else later)
+        ]
         if not new:
             return more
         more += new

@@ -194,9 +194,9 @@ CONCATS: dict[str, Case] = {
         lambda self, x: self.last(torch.hstack([x, self.a(x)])), last
     ),
     "add was rewritten with an earlier site": Case(
-        lambda self, x: self.last(both(self, x) + torch.cat([self.b(x), x], 1)),
-        lambda self, x: self.last(both(self, x)) + self.last2(torch.cat([self.b(x), x], 1)),
-        {"last2": conv(8, 3)},
+        lambda self, x: self.last(both(self, x) + torch.cat([self.few(x), self.more(x)], 1)),
+        lambda self, x: self.last(both(self, x)) + self.last2(torch.cat([self.few(x), self.more(x)], 1)),
+        {"few": conv(4, 2), "more": conv(4, 6), "last2": conv(8, 3)},
         merge="cat_1",
     ),
     "zeros_like reads cat too, out of sight of the graph of operators": Case(
