@@ -117,3 +117,31 @@ def test_a_weight_that_two_layers_have(both: bool) -> None:
     assert len(done(result)) == 1 + both, reasons(result)
     assert result.model.first.weight is result.model.second.weight  # type: ignore[union-attr]
     assert_agreement(model, result, (image(3),))
+
+
+def _gated(m: Any, x: Tensor) -> Tensor:
+    """A convolutional GRU (RAFT's): a gate reads its concat in every step, and joins what the candidate joins too."""
+    h = torch.tanh(m.stem(x))
+    for _ in range(2):
+        given = torch.cat([torch.relu(m.context(x)), m.motion(h)], 1)
+        joined = torch.cat([h, given], 1)
+        z, r = torch.sigmoid(m.z(joined)), torch.sigmoid(m.r(joined))
+        h = (1 - z) * h + z * torch.tanh(m.q(torch.cat([r * h, given], 1)))
+    return m.last(h)  # type: ignore[no-any-return]
+
+
+def test_concats_of_gates_go_with_those_of_skips() -> None:
+    torch.manual_seed(0)
+    model = Written(
+        _gated, stem=nn.Conv2d(3, 4, 1), context=nn.Conv2d(3, 3, 1), motion=nn.Conv2d(4, 2, 1), z=nn.Conv2d(9, 4, 1),
+        r=nn.Conv2d(9, 4, 1), q=nn.Conv2d(9, 4, 1), last=nn.Conv2d(4, 2, 1),
+    )  # fmt: skip
+    result = rewritten(model, (image(3),), ConcatToSum())
+    assert reasons(result) == {}
+    assert not any(node.target is torch.cat for node in result.model.graphs[False].nodes)
+    assert_agreement(model, result, (image(3),))
+    alone = alone_of(source(result.model, result.inputs, title="It."), result.model, result.inputs)
+    for again in (result.undo(), undo(runnable(alone, *result.inputs), result.plan)):
+        assert sum(node.target is torch.cat for node in again.graphs[False].nodes) == 6
+        result.model = again
+        assert_agreement(model, copy.copy(result), (image(3),))
