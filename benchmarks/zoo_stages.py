@@ -20,7 +20,7 @@ from skipgraph.capture.substitution import borrowed, to_meta
 from skipgraph.capture.trees import map_tensors, tensors
 from skipgraph.errors import SkipgraphError
 from skipgraph.rewriting import planned
-from skipgraph.rewriting.ways import captured as captured_in_modes
+from skipgraph.rewriting.capturing import captured as captured_in_modes
 from skipgraph.sources.inputs import as_example
 from skipgraph.sources.torchvision_operators import declare_missing
 from skipgraph.verify import verify

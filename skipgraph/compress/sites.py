@@ -15,7 +15,7 @@ from torch.nn.utils.parametrize import is_parametrized
 from skipgraph.capture import Captured
 from skipgraph.compress.factor import Form
 from skipgraph.compress.layers import TRANSPOSED, is_linear_layer, sizes
-from skipgraph.passes.fx_edits import CONCATS
+from skipgraph.passes.fx_calls import CONCATS
 from skipgraph.passes.surgery import Surgery
 
 

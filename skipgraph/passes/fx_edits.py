@@ -3,217 +3,52 @@
 from __future__ import annotations
 
 import operator
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from itertools import accumulate
 from typing import Any
 
 import torch
 from torch import fx
-from torch.nn.utils.parametrize import is_parametrized
 
 from skipgraph.capture import Captured, ScopedGraph
 from skipgraph.graph import SkipGraph
-from skipgraph.ops.cuts import Cut, cut_of_function, cut_of_module, function_of_module, is_idle
+from skipgraph.ops.cuts import Cut, cut_of_function, cut_of_module, function_of_module
 from skipgraph.passes.channels import Channels
-from skipgraph.passes.edit import Parts, Product, Step
+from skipgraph.passes.edit import Parts, Product
 from skipgraph.passes.factors import Window
-from skipgraph.passes.fx_products import merge_obstacle, merged
+from skipgraph.passes.fx_calls import (
+    CONCATS,
+    SIZED,
+    VIEWS_OR_COPIES,
+    asks,
+    inputs_of,
+    joined,
+    let_join,
+    resized,
+    writes,
+)
+from skipgraph.passes.fx_looks import FxLooks
+from skipgraph.passes.fx_products import merged
 from skipgraph.passes.surgery import Surgery, stretch
 
-_IN_PLACE = {operator.iadd, operator.isub, operator.imul, operator.itruediv}
-_BINARY = {
-    operator.add, operator.sub, operator.mul, operator.truediv, *_IN_PLACE, torch.add, torch.sub, torch.mul, torch.div,
-    torch.multiply, torch.subtract,
-    "add", "sub", "mul", "div", "add_", "sub_", "mul_", "div_",
-}  # fmt: skip
-CONCATS = (torch.cat, torch.concat, torch.concatenate)
-_SUMS = {operator.add, operator.iadd, torch.add, "add", "add_"}
-_SIZED = {"view", "reshape", "expand", torch.reshape}  # calls that name the sizes of their result
-_VIEWS_OR_COPIES = {"reshape", "flatten", "contiguous", "to", "float", "type_as", torch.reshape, torch.flatten}
-_ASKING = {"size", "dim", "numel", "stride"}
-_ASKED = {"shape", "device", "dtype", "ndim", "is_cuda"}
 
-
-class FxEdits:
+class FxEdits(FxLooks):
     """Edits one graph of a captured model, in place.
 
     Parameters
     ----------
-    captured : Captured
-        The owner of the graph.
-    graph : torch.fx.Graph
-        Its nodes carry the shapes of their tensors in ``meta["shape"]``.
-    surgery : Surgery
-        Cuts the layers of the owner; shared by the graphs of both modes.
+    captured, graph, surgery : Captured, torch.fx.Graph, Surgery
+        See `FxLooks`.
     drawing : SkipGraph
         The graph of its operators before any edit.
     """
 
     def __init__(self, captured: Captured, graph: ScopedGraph, surgery: Surgery, drawing: SkipGraph) -> None:
-        self.captured = captured
-        self.graph = graph
-        self.surgery = surgery
-        self._nodes = {node.name: node for node in graph.nodes}
+        super().__init__(captured, graph, surgery)
         self.made: set[fx.Node] = set()  # all calls that edits have put in
         self.adds: set[fx.Node] = set()  # those among them that add up the products of a split layer
         self._fresh: set[fx.Node] = set()  # parts that nobody else knows of, and that may be written over
         self._allocating = {one["site"] for _, one in drawing.nodes(data=True) if not one.get("is_view")}
-        self._calls: Counter[str] = Counter()  # the most in either mode
-        for one in captured.unlike_graphs():
-            self._calls |= Counter(str(node.target) for node in one.nodes if node.op == "call_module")
-        self._name_versions()
-
-    def _name_versions(self) -> None:
-        """Let what reads a tensor after it was written over read what the writing call returns: the same tensor."""
-        order = {node: place for place, node in enumerate(self.graph.nodes)}
-        for node in list(order):
-            if "shape" not in node.meta or not node.args or not _writes(self.captured, node):
-                continue
-            target = node.args[0]
-            if isinstance(target, fx.Node) and target.meta.get("shape") == node.meta["shape"]:
-                for user in list(target.users):
-                    if order[user] > order[node]:
-                        user.replace_input_with(target, node)
-
-    # -- looking -----------------------------------------------------------------------------------------------------
-
-    def operands(self, concat: str) -> list[str]:
-        """The tensors that a concat joins, in order."""
-        return [node.name for node in joined(self._nodes[concat])]
-
-    def axis(self, concat: str) -> int:
-        """The axis that a concat joins along, counted from the front."""
-        return axis_of(self._nodes[concat])
-
-    def scope(self, call: str) -> tuple[tuple[str, int], ...]:
-        """The calls of modules that a call is made in, outermost first."""
-        scope: tuple[tuple[str, int], ...] = self._nodes[call].meta.get("scope", ())
-        return scope
-
-    def shape(self, call: str) -> tuple[int, ...]:
-        """The shape of what a call makes."""
-        shape: tuple[int, ...] = self._nodes[call].meta["shape"]
-        return shape
-
-    def is_concat(self, call: str) -> bool:
-        """Whether a call is a plain concat, whose operands can be changed."""
-        node = self._nodes.get(call)
-        return node is not None and node.target in CONCATS
-
-    def path(self, call: str | None) -> str | None:
-        """The path of the module that a call calls; None if it calls none."""
-        node = self._nodes[call] if call is not None else None
-        return str(node.target) if node is not None and node.op == "call_module" else None
-
-    def intact(self, call: str) -> bool:
-        """Whether a call is as it was: no edit has put another one in its place."""
-        return call in self._nodes and self._nodes[call].name == call
-
-    def obstacle(self, call: str, carried: Sequence[str], *, contracts: bool) -> str | None:
-        """Why a call cannot be taken apart although its operators allow it; None if it can."""
-        node = self._nodes[call]
-        if "shape" not in node.meta:
-            return f"{call} ({_name(node)}) makes several tensors"
-        if node.op == "call_module":
-            return self._module_obstacle(node, contracts=contracts)
-        if _writes(self.captured, node) and node.all_input_nodes[0].op == "get_attr":
-            return f"{call} ({_name(node)}) writes over {node.all_input_nodes[0].target}"
-        others = [one for one in node.all_input_nodes if one.name not in carried and "shape" in one.meta]
-        known = cut_of_function(_function(node), contracts=contracts)
-        if contracts:
-            if known is None:
-                return f"{call} ({_name(node)}) is no call whose weight can be split"
-            return None
-        if known is None and others and _function(node) not in _BINARY:
-            return f"{call} ({_name(node)}) reads another tensor beside the concatenated channels"
-        return None
-
-    def _module_obstacle(self, node: fx.Node, *, contracts: bool) -> str | None:
-        path = str(node.target)
-        if path in self.surgery.cuts:  # by the graph of the other mode
-            return None
-        module = self.captured.get_submodule(path)
-        cut = cut_of_module(module, contracts=contracts)
-        if cut is None and is_parametrized(module):
-            return self.surgery.obstacle(path)
-        if cut is None:
-            return f"{path} ({type(module).__name__}) is no layer that can be cut"
-        if not cut.tensors:
-            return None
-        shared = self._shared(path)
-        if shared is not None and (function_of_module(module) is None or len(node.args) != 1 or node.kwargs):
-            return shared
-        return self.surgery.obstacle(path)
-
-    def _shared(self, path: str) -> str | None:
-        """Who else reads the tensors of a layer, in one sentence; None if nobody does, and they can be cut."""
-        if path in self.surgery.cuts:
-            return None
-        if self._calls[path] > 1:
-            return f"{path} is called {self._calls[path]} times, with one and the same weight"
-        return self.surgery.tied(path)
-
-    def straddled(self, call: str, before: Channels) -> int | None:
-        """The first border of the operands that falls into a group of the call's channels; None if there is none."""
-        groups = self._groups(self._nodes[call])
-        size = sum(before.widths) // groups
-        return next((border for border in accumulate(before.widths) if border % size), None) if groups > 1 else None
-
-    def _groups(self, node: fx.Node) -> int:
-        if node.op == "call_module":
-            module = self.captured.get_submodule(str(node.target))
-            return int(getattr(module, "groups", getattr(module, "num_groups", 1)))
-        known = cut_of_function(_function(node), contracts=False)
-        if known is None:
-            return 1
-        given: dict[str, Any] = {**dict(zip(known[1], node.args, strict=False)), **node.kwargs}
-        return next((int(given[name]) for name in ("groups", "num_groups") if name in given), 1)
-
-    def handed_on(self, call: str) -> list[str]:
-        """Calls that hand on what ``call`` makes as it is, as dropout does in evaluation."""
-        node = self._nodes[call]
-        return [
-            user.name
-            for user in node.users
-            if user.args[:1] == (node,)
-            and is_idle(self.captured.get_submodule(str(user.target)) if user.op == "call_module" else user.target)
-        ]
-
-    def reads(self, call: str) -> list[str]:
-        """The calls that ``call`` reads."""
-        return [node.name for node in self._nodes[call].all_input_nodes]
-
-    def other_readers(self, call: str, readers: Sequence[str]) -> list[str]:
-        """Calls that read what ``call`` makes, ``readers`` and such as ask for its sizes alone left out."""
-        return [user.name for user in self._nodes[call].users if user.name not in readers and not _asks(user)]
-
-    def description(self, step: Step) -> dict[str, Any]:
-        """Fields of a `StepRecord` by which the parts of a call are found again."""
-        node = self._nodes[step.call]
-        contracts = step.law == "split"
-        given = inputs_of(node)
-        place = {
-            "arguments": tuple(given.index(self._nodes[read]) for read in step.reads),
-            "in_place": _writes(self.captured, node),
-        }
-        if node.op == "call_module":
-            path = str(node.target)
-            cut = cut_of_module(self.captured.get_submodule(path), contracts=contracts)
-            if path not in self.surgery.cuts and (cut is None or not cut.tensors):
-                return place
-            called = function_of_module(self.captured.get_submodule(path)) if self._shared(path) else None
-            function = {"function": called[0], "weight": f"{path}.weight"} if called else {}
-            return {"module": path, **place, **function}
-        known = cut_of_function(_function(node), contracts=contracts)
-        weight = (dict(zip(known[1], node.args, strict=False)) | node.kwargs if known else {}).get("weight")
-        return {
-            "function": _function(node),
-            "weight": str(weight.target) if isinstance(weight, fx.Node) and weight.op == "get_attr" else None,
-            "size_place": step.after.axis if _function(node) in _SIZED else None,
-            **place,
-        }
 
     # -- laws 2 and 3 ------------------------------------------------------------------------------------------------
 
@@ -226,7 +61,7 @@ class FxEdits:
             targets, arguments = self._cut_call(node, of, before, after, contracts=False)
             for number, width in enumerate(after.widths):
                 args, kwargs = arguments(number)
-                if _writes(self.captured, node):
+                if writes(self.captured, node):
                     args, kwargs = self._spared(node, of, args, kwargs)
                 shape = (*total[: after.axis], width, *total[after.axis + 1 :])
                 made.append(self._copy(node, targets[number], args, kwargs, shape))
@@ -290,7 +125,7 @@ class FxEdits:
             assert cut is not None
             targets: list[Any] = self.surgery.cut(path, cut, before.widths) if cut.tensors else [path] * count
             return targets, lambda number: self._given(node, of, number)
-        known = cut_of_function(_function(node), contracts=contracts)
+        known = cut_of_function(node.target, contracts=contracts)
         if known is not None:
             cut, names = known
             return [node.target] * count, lambda number: self._sliced(node, of, number, cut, names, before.widths)
@@ -340,8 +175,8 @@ class FxEdits:
             return self._narrow(argument, axis, start, length)
 
         args, kwargs = fx.map_arg(node.args, aligned), fx.map_arg(node.kwargs, aligned)
-        if _function(node) in _SIZED:
-            args = _resized(args, after.axis, length)
+        if node.target in SIZED:
+            args = resized(args, after.axis, length)
         return args, kwargs
 
     def _narrow(self, tensor: fx.Node, axis: int, start: int, length: int) -> fx.Node:
@@ -371,32 +206,16 @@ class FxEdits:
 
     def _is_new(self, node: fx.Node, sources: Sequence[tuple[str, fx.Node]], part: fx.Node) -> bool:
         """Whether nobody else has the memory of a part: it is no view, nor its operand, or of one such as well."""
-        if node.name in self._allocating and _function(node) not in _VIEWS_OR_COPIES:
+        if node.name in self._allocating and node.target not in VIEWS_OR_COPIES:
             return True
         return all(self._may_write(source, self._nodes[name], {node, part}) for name, source in sources)
 
     def _may_write(self, target: fx.Node, whole: fx.Node, readers: set[fx.Node]) -> bool:
         """Whether none but ``readers`` reads a part, or the concat ``whole`` that it is a part of."""
-        asked = {user for user in (*target.users, *whole.users) if user is not whole and not _asks(user)}
+        asked = {user for user in (*target.users, *whole.users) if user is not whole and not asks(user)}
         return target in self._fresh and asked <= readers
 
     # -- law 4 -------------------------------------------------------------------------------------------------------
-
-    def is_sum(self, call: str) -> bool:
-        """Whether a call adds two tensors, and does nothing else."""
-        return plain_sum(self._nodes[call])
-
-    def terms(self, total: str, adds: Sequence[str]) -> list[str]:
-        """The calls that a sum of several calls adds up, in order."""
-        return [
-            term
-            for node in self._nodes[total].args
-            for term in (self.terms(node.name, adds) if node.name in adds else [node.name])
-        ]
-
-    def merge_obstacle(self, layer: str, norm: str | None) -> str | None:
-        """Why a layer cannot become a part of a larger one; None if it can."""
-        return merge_obstacle(self.captured, self._nodes[layer], self._nodes[norm] if norm else None)
 
     def merged(self, products: Sequence[Product], window: Window, axis: int, at: str) -> str:
         """One layer on a concat of the products' operands, at the place of the call ``at``."""
@@ -479,7 +298,7 @@ class FxEdits:
             operand = joined(node)[0]
             readers = {*node.users, *operand.users} - {node}
             beside = any(reader in self.made for reader in operand.users)
-            if beside and not any(_writes(self.captured, reader) for reader in readers):
+            if beside and not any(writes(self.captured, reader) for reader in readers):
                 self.replace(node.name, operand.name)
 
     # -- nodes -------------------------------------------------------------------------------------------------------
@@ -506,71 +325,3 @@ class FxEdits:
         node.meta["shape"] = shape
         self._nodes[node.name] = node
         self.made.add(node)
-
-
-def plain_sum(node: fx.Node) -> bool:
-    """Whether a node adds two tensors, and does nothing else."""
-    plain = node.target in _SUMS and len(node.args) == 2 and not node.kwargs
-    return plain and all(isinstance(one, fx.Node) and "shape" in one.meta for one in node.args)
-
-
-def joined(concat: fx.Node) -> list[fx.Node]:
-    """The operands of a concat."""
-    return list(concat.args[0] if concat.args else concat.kwargs["tensors"])  # type: ignore[arg-type]
-
-
-def let_join(concat: fx.Node, operands: Sequence[fx.Node]) -> None:
-    """Give a concat other operands."""
-    if concat.args:
-        concat.args = (list(operands), *concat.args[1:])
-    else:
-        concat.kwargs = {**concat.kwargs, "tensors": list(operands)}
-
-
-def inputs_of(arguments: fx.Node | tuple[Any, Any]) -> list[fx.Node]:
-    """The nodes among the arguments of a call, in order, repeated ones each time."""
-    given = (arguments.args, arguments.kwargs) if isinstance(arguments, fx.Node) else arguments
-    found: list[fx.Node] = []
-    fx.map_arg(given, lambda one: found.append(one) or one)  # type: ignore[func-returns-value]
-    return found
-
-
-def axis_of(concat: fx.Node) -> int:
-    """The axis that a concat joins along, counted from the front."""
-    axis: Any = concat.args[1] if len(concat.args) > 1 else concat.kwargs.get("dim", concat.kwargs.get("axis", 0))
-    return int(axis) % len(concat.meta["shape"])
-
-
-def _function(node: fx.Node) -> Any:
-    return node.target
-
-
-def _name(node: fx.Node) -> str:
-    return node.target if isinstance(node.target, str) else getattr(node.target, "__name__", str(node.target))
-
-
-def _asks(node: fx.Node) -> bool:
-    """Whether a call asks for a size, or another property that all operands of a concat share."""
-    if node.op == "call_method":
-        return node.target in _ASKING
-    return node.target is getattr and node.args[1] in _ASKED
-
-
-def _writes(captured: Captured, node: fx.Node) -> bool:
-    """Whether a call writes over its first operand."""
-    if node.op == "call_module":
-        return bool(getattr(captured.get_submodule(str(node.target)), "inplace", False))
-    if node.op == "call_method":
-        return str(node.target).endswith("_") and not str(node.target).endswith("__")
-    name = getattr(node.target, "__name__", "")
-    return node.target in _IN_PLACE or node.kwargs.get("inplace") is True or name.endswith("_")
-
-
-def _resized(args: Any, axis: int, length: int) -> tuple[Any, ...]:
-    """The arguments of a view, reshape or expansion with another size along ``axis``."""
-    tensor, *sizes = args
-    nested = len(sizes) == 1 and isinstance(sizes[0], (list, tuple))
-    wanted = list(sizes[0] if nested else sizes)
-    if wanted[axis] != -1:
-        wanted[axis] = length
-    return (tensor, type(sizes[0])(wanted)) if nested else (tensor, *wanted)

@@ -17,7 +17,7 @@ from skipgraph.capture import Captured
 from skipgraph.errors import PlanError
 from skipgraph.ops.cuts import cut_of_function, cut_of_module
 from skipgraph.passes.channels import Channels
-from skipgraph.passes.fx_edits import inputs_of
+from skipgraph.passes.fx_calls import inputs_of
 from skipgraph.passes.fx_undo_sum import take_back_sum
 from skipgraph.passes.record import ConcatRecord, Record, StepRecord, SumRecord
 from skipgraph.passes.surgery import uncut

@@ -12,7 +12,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from skipgraph.capture import Captured, ScopedGraph, copied
 from skipgraph.passes.forms import add_in_bands, add_upsampled_in_bands
-from skipgraph.passes.fx_edits import plain_sum
+from skipgraph.passes.fx_calls import plain_sum
 from skipgraph.passes.surgery import hooked
 from skipgraph.passes.workbench import Inputs, drawn
 

@@ -13,7 +13,7 @@ from torch import fx
 
 from skipgraph.capture import Captured, ScopedGraph, copied
 from skipgraph.graph import SkipGraph
-from skipgraph.passes.fx_edits import CONCATS, axis_of, joined, let_join
+from skipgraph.passes.fx_calls import CONCATS, axis_of, joined, let_join
 from skipgraph.passes.live_ranges import LiveRanges
 from skipgraph.passes.workbench import Inputs, drawn
 

@@ -7,8 +7,7 @@ from typing import Any
 
 import torch
 
-from skipgraph.capture import Captured, runnable
-from skipgraph.capture.trees import doubled
+from skipgraph.capture import Captured
 from skipgraph.compress import look
 from skipgraph.compress.candidates import noise
 from skipgraph.compress.trade_off import Point
@@ -21,6 +20,7 @@ from skipgraph.passes.record import Record
 from skipgraph.passes.slices import read_off_operands
 from skipgraph.passes.workbench import Inputs, drawn
 from skipgraph.plan import Plan, fingerprint
+from skipgraph.rewriting.capturing import captured
 from skipgraph.rewriting.exact import made_exactly
 from skipgraph.rewriting.factored import Lossy, layers_of, made_factored, totals
 from skipgraph.rewriting.finish import finish
@@ -222,47 +222,6 @@ def _ways_to_read(original: Captured, inputs: Inputs, wanted: Wanted) -> list[Ca
 
 def _concats(graph: SkipGraph) -> int:
     return sum(attributes["kind"] == Kind.CONCAT.value for _, attributes in graph.nodes(data=True))
-
-
-def captured(model: torch.nn.Module, inputs: Inputs, *, inference: bool | None = None) -> Captured:
-    """A model captured in both modes; in evaluation alone if it is for ``inference`` and there is no other way.
-
-    None says that nobody may choose.
-
-    Raises
-    ------
-    CaptureError
-        If it cannot be captured. Where evaluation can, the remedy says so.
-    """
-    try:
-        return _in_both_modes(model, inputs)
-    except CaptureError as error:
-        if inference is None:
-            raise
-        try:
-            alone = runnable(model, *inputs, modes=(False,))
-        except CaptureError:
-            raise error from None
-        if inference:
-            return alone
-        raise CaptureError(
-            f"in training, {error.message}",
-            f"{error.remedy} A rewrite for inference alone does without training: --inference.",
-        ) from error
-
-
-def _in_both_modes(model: torch.nn.Module, inputs: Inputs) -> Captured:
-    """With two samples where a batch norm cannot train on the one that is given."""
-    try:
-        return runnable(model, *inputs)
-    except CaptureError as error:
-        two = doubled(inputs)
-        if two is None:
-            raise
-        try:
-            return runnable(model, *two)
-        except CaptureError:  # the user gave one sample
-            raise error from None
 
 
 def apply(

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from skipgraph.passes.fx_edits import CONCATS
+from skipgraph.passes.fx_calls import CONCATS
 
 
 @dataclass(frozen=True, slots=True)

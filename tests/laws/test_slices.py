@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from skipgraph.passes import ConcatToSum
 from skipgraph.passes.slices import read_off_operands
 from skipgraph.rewriting import apply
-from skipgraph.rewriting.ways import captured
+from skipgraph.rewriting.capturing import captured
 from tests.helpers.tracing import Written
 from tests.laws.agreement import assert_agreement, done, reasons, rewritten
 from tests.laws.drawing import LAW, branches, image

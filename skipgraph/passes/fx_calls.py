@@ -1,0 +1,90 @@
+"""Calls in a graph of torch.fx: what they join, add, write over and ask for."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import fx
+
+from skipgraph.capture import Captured
+
+_IN_PLACE = {operator.iadd, operator.isub, operator.imul, operator.itruediv}
+BINARY = {
+    operator.add, operator.sub, operator.mul, operator.truediv, *_IN_PLACE, torch.add, torch.sub, torch.mul, torch.div,
+    torch.multiply, torch.subtract,
+    "add", "sub", "mul", "div", "add_", "sub_", "mul_", "div_",
+}  # fmt: skip
+CONCATS = (torch.cat, torch.concat, torch.concatenate)
+_SUMS = {operator.add, operator.iadd, torch.add, "add", "add_"}
+SIZED = {"view", "reshape", "expand", torch.reshape}  # calls that name the sizes of their result
+VIEWS_OR_COPIES = {"reshape", "flatten", "contiguous", "to", "float", "type_as", torch.reshape, torch.flatten}
+_ASKING = {"size", "dim", "numel", "stride"}
+_ASKED = {"shape", "device", "dtype", "ndim", "is_cuda"}
+
+
+def plain_sum(node: fx.Node) -> bool:
+    """Whether a node adds two tensors, and does nothing else."""
+    plain = node.target in _SUMS and len(node.args) == 2 and not node.kwargs
+    return plain and all(isinstance(one, fx.Node) and "shape" in one.meta for one in node.args)
+
+
+def joined(concat: fx.Node) -> list[fx.Node]:
+    """The operands of a concat."""
+    return list(concat.args[0] if concat.args else concat.kwargs["tensors"])  # type: ignore[arg-type]
+
+
+def let_join(concat: fx.Node, operands: Sequence[fx.Node]) -> None:
+    """Give a concat other operands."""
+    if concat.args:
+        concat.args = (list(operands), *concat.args[1:])
+    else:
+        concat.kwargs = {**concat.kwargs, "tensors": list(operands)}
+
+
+def inputs_of(arguments: fx.Node | tuple[Any, Any]) -> list[fx.Node]:
+    """The nodes among the arguments of a call, in order, repeated ones each time."""
+    given = (arguments.args, arguments.kwargs) if isinstance(arguments, fx.Node) else arguments
+    found: list[fx.Node] = []
+    fx.map_arg(given, lambda one: found.append(one) or one)  # type: ignore[func-returns-value]
+    return found
+
+
+def axis_of(concat: fx.Node) -> int:
+    """The axis that a concat joins along, counted from the front."""
+    axis: Any = concat.args[1] if len(concat.args) > 1 else concat.kwargs.get("dim", concat.kwargs.get("axis", 0))
+    return int(axis) % len(concat.meta["shape"])
+
+
+def name_of(node: fx.Node) -> str:
+    """What a call of a function or method calls, in a word."""
+    return node.target if isinstance(node.target, str) else getattr(node.target, "__name__", str(node.target))
+
+
+def asks(node: fx.Node) -> bool:
+    """Whether a call asks for a size, or another property that all operands of a concat share."""
+    if node.op == "call_method":
+        return node.target in _ASKING
+    return node.target is getattr and node.args[1] in _ASKED
+
+
+def writes(captured: Captured, node: fx.Node) -> bool:
+    """Whether a call writes over its first operand."""
+    if node.op == "call_module":
+        return bool(getattr(captured.get_submodule(str(node.target)), "inplace", False))
+    if node.op == "call_method":
+        return str(node.target).endswith("_") and not str(node.target).endswith("__")
+    name = getattr(node.target, "__name__", "")
+    return node.target in _IN_PLACE or node.kwargs.get("inplace") is True or name.endswith("_")
+
+
+def resized(args: Any, axis: int, length: int) -> tuple[Any, ...]:
+    """The arguments of a view, reshape or expansion with another size along ``axis``."""
+    tensor, *sizes = args
+    nested = len(sizes) == 1 and isinstance(sizes[0], (list, tuple))
+    wanted = list(sizes[0] if nested else sizes)
+    if wanted[axis] != -1:
+        wanted[axis] = length
+    return (tensor, type(sizes[0])(wanted)) if nested else (tensor, *wanted)
