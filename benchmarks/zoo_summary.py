@@ -87,7 +87,10 @@ def coverage(models: Models, versions: dict[str, str]) -> list[list[str]]:
             one for one in group if one.get("capture", {}).get("status") not in (None, "not built", "does not run")
         ]
         captured = [one["capture"] for one in built]
-        stage = {name: [one[name] for one in built if name in one] for name in FIELDS}
+        stage = {
+            name: [one[name] for one in built if one.get(name, {}).get("status") not in (None, "does not run")]
+            for name in FIELDS
+        }
         done = [one for one in captured if "nodes" in one]
         timed = [one for one in done if one["meta_seconds"]]
         ratio = sum(one["seconds"] for one in timed) / max(1e-9, sum(one["meta_seconds"] for one in timed))
