@@ -174,6 +174,8 @@ def selected(
         named = any(_matches(pattern, ids) for pattern in only)
         wanted = not only or any(_matches(pattern, names[one.merge.id]) for pattern in only)
         if skips_only and not one.merge.skips and not named:
+            if any(_matches(pattern, ids) for pattern in skip):  # nor as what chosen ones join
+                left.append(Outcome(one.merge.id, (), "excluded", "left out by --only or --skip"))
             continue
         if wanted and not any(_matches(pattern, names[one.merge.id]) for pattern in skip):
             chosen.append(one)

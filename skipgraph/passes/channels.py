@@ -67,6 +67,8 @@ def follow(graph: SkipGraph, nodes: dict[str, NodeAttributes], merge: Merge) -> 
     """
     axis = nodes[merge.node].get("axis") or 0
     found = Followed()
+    if sum(nodes[operand]["shape"][axis] for operand in merge.operands) != nodes[merge.node]["shape"][axis]:
+        raise BlockedError(merge.node, f"{merge.node} joins a constant as well")
     open_nodes = {merge.node: Channels(axis, tuple(nodes[operand]["shape"][axis] for operand in merge.operands))}
     while open_nodes:
         node = min(open_nodes, key=lambda name: nodes[name]["index"])

@@ -80,7 +80,7 @@ class ConcatToSum:
             return Refusal(merge, "blocked", blocked.node, blocked.reason)
         if not found.layers and not found.concats:
             return Refusal(merge, "n/a", merge.node, f"no layer reads what {merge.node} joins")
-        overwritten = _overwritten(ranges, merge) or _writes_over_input(graph, ranges, found)
+        overwritten = _overwritten(graph, ranges, merge, found) or _writes_over_input(graph, ranges, found)
         if overwritten is not None:
             return Refusal(merge, "blocked", *overwritten)
         return Site(
@@ -127,18 +127,27 @@ class ConcatToSum:
         return take_apart(steps, site, graph, edits)
 
 
-def _overwritten(ranges: LiveRanges, merge: Merge) -> tuple[str, str] | None:
-    """A node that writes over an operand after the concat has read it: a copy, which the parts would not have.
+def _overwritten(graph: SkipGraph, ranges: LiveRanges, merge: Merge, found: Followed) -> tuple[str, str] | None:
+    """A node that writes over what the parts still need: an operand, or a tensor that a carrier reads beside it.
 
-    They read the operand later, and in training they keep it for the backward pass.
+    The concat has a copy of its operands, and has read them before; the parts read them later, as they do the other
+    tensors, and in training they keep them for the backward pass.
     """
     nodes = ranges.nodes
-    blocks = {ranges.block(operand): operand for operand in merge.operands}
-    first = nodes[merge.node]["index"]
+    read: dict[int, list[tuple[int, str, str]]] = {}  # block -> when it was read, which tensor, by whom
+    for operand in merge.operands:
+        read.setdefault(ranges.block(operand), []).append((nodes[merge.node]["index"], operand, merge.node))
+    for node in found.carriers:
+        for _, other in graph.operands(node) if node != merge.node else ():
+            if other not in found.carriers and ranges.block(other) != ranges.block(node):
+                read.setdefault(ranges.block(other), []).append((nodes[node]["index"], other, node))
     for node, attributes in nodes.items():
-        if attributes["index"] > first and not attributes.get("is_view") and ranges.block(node) in blocks:
-            operand = blocks[ranges.block(node)]
-            return node, f"{node} writes over {operand}, an operand of {merge.node}, which its parts would still need"
+        if attributes.get("is_view"):
+            continue
+        for first, operand, reader in read.get(ranges.block(node), ()):
+            if attributes["index"] > first:
+                what = "an operand of" if reader == merge.node else "which is read by"
+                return node, f"{node} writes over {operand}, {what} {reader}, which its parts would still need"
     return None
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import fx
+from torch import fx, nn
 
 from skipgraph.capture import Captured
 
@@ -20,7 +20,10 @@ BINARY = {
 CONCATS = (torch.cat, torch.concat, torch.concatenate)
 _SUMS = {operator.add, operator.iadd, torch.add, "add", "add_"}
 SIZED = {"view", "reshape", "expand", torch.reshape}  # calls that name the sizes of their result
-VIEWS_OR_COPIES = {"reshape", "flatten", "contiguous", "to", "float", "type_as", torch.reshape, torch.flatten}
+_VIEWS_OR_COPIES = {
+    "reshape", "reshape_as", "flatten", "unflatten", "ravel", "contiguous", "to", "float", "type_as",
+    torch.reshape, torch.flatten, torch.unflatten, torch.ravel,
+}  # fmt: skip
 _ASKING = {"size", "dim", "numel", "stride"}
 _ASKED = {"shape", "device", "dtype", "ndim", "is_cuda"}
 
@@ -78,6 +81,13 @@ def writes(captured: Captured, node: fx.Node) -> bool:
         return str(node.target).endswith("_") and not str(node.target).endswith("__")
     name = getattr(node.target, "__name__", "")
     return node.target in _IN_PLACE or node.kwargs.get("inplace") is True or name.endswith("_")
+
+
+def may_view(captured: Captured, node: fx.Node) -> bool:
+    """Whether a call copies one tensor, and hands on a view of another."""
+    if node.op == "call_module":
+        return isinstance(captured.get_submodule(str(node.target)), (nn.Flatten, nn.Unflatten))
+    return node.target in _VIEWS_OR_COPIES
 
 
 def resized(args: Any, axis: int, length: int) -> tuple[Any, ...]:

@@ -19,11 +19,11 @@ from skipgraph.passes.factors import Window
 from skipgraph.passes.fx_calls import (
     CONCATS,
     SIZED,
-    VIEWS_OR_COPIES,
     asks,
     inputs_of,
     joined,
     let_join,
+    may_view,
     resized,
     writes,
 )
@@ -37,24 +37,21 @@ class FxEdits(FxLooks):
 
     Parameters
     ----------
-    captured, graph, surgery : Captured, torch.fx.Graph, Surgery
+    captured, graph, surgery, drawing : Captured, torch.fx.Graph, Surgery, SkipGraph
         See `FxLooks`.
-    drawing : SkipGraph
-        The graph of its operators before any edit.
     """
 
     def __init__(self, captured: Captured, graph: ScopedGraph, surgery: Surgery, drawing: SkipGraph) -> None:
-        super().__init__(captured, graph, surgery)
+        super().__init__(captured, graph, surgery, drawing)
         self.made: set[fx.Node] = set()  # all calls that edits have put in
         self.adds: set[fx.Node] = set()  # those among them that add up the products of a split layer
         self._fresh: set[fx.Node] = set()  # parts that nobody else knows of, and that may be written over
-        self._allocating = {one["site"] for _, one in drawing.nodes(data=True) if not one.get("is_view")}
 
     # -- laws 2 and 3 ------------------------------------------------------------------------------------------------
 
     def parts(self, call: str, of: Parts, before: Channels, after: Channels) -> list[str]:
         """A channel-wise call on each operand alone, with its slices of all tensors."""
-        node = self._opened(call)
+        node = self._opened(call, contracts=False)
         total = node.meta["shape"]
         made = []
         with self._at(node):
@@ -71,7 +68,7 @@ class FxEdits(FxLooks):
 
     def summands(self, call: str, of: Parts, before: Channels) -> list[str]:
         """A linear layer on each operand alone; the first has the bias."""
-        node = self._opened(call)
+        node = self._opened(call, contracts=True)
         with self._at(node):
             targets, arguments = self._cut_call(node, of, before, before, contracts=True)
             made = [
@@ -81,14 +78,15 @@ class FxEdits(FxLooks):
         self._fresh.update(made)
         return [part.name for part in made]
 
-    def _opened(self, call: str) -> fx.Node:
+    def _opened(self, call: str, *, contracts: bool) -> fx.Node:
         """A call that can be taken apart: of a function, where others read the layer's tensors as well."""
         node: fx.Node = self._nodes[call]
         path = str(node.target)
         if node.op != "call_module" or self._shared(path) is None:
             return node
-        known = function_of_module(self.captured.get_submodule(path))
-        if known is None:  # nothing to cut in it
+        module = self.captured.get_submodule(path)
+        known, cut = function_of_module(module), cut_of_module(module, contracts=contracts)
+        if known is None or cut is None or not cut.tensors:  # nothing to cut in it
             return node
         function, given = known
         with self._at(node):
@@ -150,7 +148,7 @@ class FxEdits(FxLooks):
                 given[name] = None
             elif name in cut.counts:
                 given[name] = value * widths[number] // sum(widths)
-            elif name in cut.tensors and isinstance(value, fx.Node):
+            elif name in cut.tensors and isinstance(value, fx.Node) and value.meta["shape"][cut.tensors[name]] > 1:
                 given[name] = self._narrow(value, cut.tensors[name], *self._stretch(value, cut, name, number, widths))
         return tuple(given[name] for name in names[: len(args)]), {name: given[name] for name in kwargs}
 
@@ -206,7 +204,7 @@ class FxEdits(FxLooks):
 
     def _is_new(self, node: fx.Node, sources: Sequence[tuple[str, fx.Node]], part: fx.Node) -> bool:
         """Whether nobody else has the memory of a part: it is no view, nor its operand, or of one such as well."""
-        if node.name in self._allocating and node.target not in VIEWS_OR_COPIES:
+        if node.name in self._allocating and not may_view(self.captured, node):
             return True
         return all(self._may_write(source, self._nodes[name], {node, part}) for name, source in sources)
 

@@ -11,6 +11,7 @@ from torch import fx
 from torch.nn.utils.parametrize import is_parametrized
 
 from skipgraph.capture import Captured, ScopedGraph
+from skipgraph.graph import SkipGraph
 from skipgraph.ops.cuts import cut_of_function, cut_of_module, function_of_module, is_idle
 from skipgraph.passes.channels import Channels
 from skipgraph.passes.edit import Step
@@ -29,6 +30,8 @@ from skipgraph.passes.fx_calls import (
 from skipgraph.passes.fx_products import merge_obstacle
 from skipgraph.passes.surgery import Surgery
 
+_LASTING = ("get_attr", "placeholder")
+
 
 class FxLooks:
     """Looks at one graph of a captured model.
@@ -41,16 +44,22 @@ class FxLooks:
         Its nodes carry the shapes of their tensors in ``meta["shape"]``.
     surgery : Surgery
         Cuts the layers of the owner; shared by the graphs of both modes.
+    drawing : SkipGraph
+        The graph of its operators before any edit.
     """
 
-    def __init__(self, captured: Captured, graph: ScopedGraph, surgery: Surgery) -> None:
+    def __init__(self, captured: Captured, graph: ScopedGraph, surgery: Surgery, drawing: SkipGraph) -> None:
         self.captured = captured
         self.graph = graph
         self.surgery = surgery
         self._nodes = {node.name: node for node in graph.nodes}
+        self._turns = {node.name: turn for turn, node in enumerate(graph.nodes)}
+        self._allocating = {one["site"] for _, one in drawing.nodes(data=True) if not one.get("is_view")}
         self._calls: Counter[str] = Counter()  # the most in either mode
+        self._read: set[str] = set()  # modules whose tensors are read beside their calls
         for one in captured.unlike_graphs():
             self._calls |= Counter(str(node.target) for node in one.nodes if node.op == "call_module")
+            self._read |= {str(node.target).rpartition(".")[0] for node in one.nodes if node.op == "get_attr"}
         self._name_versions()
 
     def _name_versions(self) -> None:
@@ -104,8 +113,8 @@ class FxLooks:
             return f"{call} ({name_of(node)}) makes several tensors"
         if node.op == "call_module":
             return self._module_obstacle(node, contracts=contracts)
-        if writes(self.captured, node) and node.all_input_nodes[0].op == "get_attr":
-            return f"{call} ({name_of(node)}) writes over {node.all_input_nodes[0].target}"
+        if writes(self.captured, node) and (source := self._source(node.all_input_nodes[0])).op in _LASTING:
+            return f"{call} ({name_of(node)}) writes over {source.target}, which is not the forward's own"
         others = [one for one in node.all_input_nodes if one.name not in carried and "shape" in one.meta]
         known = cut_of_function(node.target, contracts=contracts)
         if contracts:
@@ -115,6 +124,14 @@ class FxLooks:
         if known is None and others and node.target not in BINARY:
             return f"{call} ({name_of(node)}) reads another tensor beside the concatenated channels"
         return None
+
+    def _source(self, node: fx.Node) -> fx.Node:
+        """What a tensor is a view of, or was before it was written over."""
+        while node.op.startswith("call") and node.all_input_nodes:
+            if node.name in self._allocating and not writes(self.captured, node):
+                break
+            node = node.all_input_nodes[0]
+        return node
 
     def _module_obstacle(self, node: fx.Node, *, contracts: bool) -> str | None:
         path = str(node.target)
@@ -139,7 +156,21 @@ class FxLooks:
             return None
         if self._calls[path] > 1:
             return f"{path} is called {self._calls[path]} times, with one and the same weight"
+        if path in self._read:
+            return f"a tensor of {path} is read beside its call"
         return self.surgery.tied(path)
+
+    def cuts(self, step: Step) -> tuple[str, tuple[str, tuple[int, ...]]] | None:
+        """The layer that a step will cut, and how; None if it cuts none."""
+        path = self.path(step.call)
+        if path is None or step.law == "flatten" or self._shared(path) is not None:
+            return None
+        cut = cut_of_module(self.captured.get_submodule(path), contracts=step.law == "split")
+        return (path, (step.law, step.before.widths)) if cut is not None and cut.tensors else None
+
+    def has_call(self, path: str) -> bool:
+        """Whether a module is called at all."""
+        return any(node.op == "call_module" and node.target == path for node in self.graph.nodes)
 
     def straddled(self, call: str, before: Channels) -> int | None:
         """The first border of the operands that falls into a group of the call's channels; None if there is none."""
@@ -179,9 +210,10 @@ class FxLooks:
         """Fields of a `StepRecord` by which the parts of a call are found again."""
         node = self._nodes[step.call]
         contracts = step.law == "split"
-        given = inputs_of(node)
+        reads = [self._nodes[read] for read in step.reads]
         place = {
-            "arguments": tuple(given.index(self._nodes[read]) for read in step.reads),
+            "arguments": tuple(reads.index(one) if one in reads else -1 for one in inputs_of(node)),
+            "turn": self._turns.get(step.call, 0),
             "in_place": writes(self.captured, node),
         }
         if node.op == "call_module":

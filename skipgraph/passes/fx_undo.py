@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Mapping, Sequence, Set
+from itertools import count as counted
 from typing import Any
 
 import torch
@@ -37,7 +38,7 @@ class Undoing:
         Edited in place.
     """
 
-    def __init__(self, captured: Captured, graph: fx.Graph) -> None:
+    def __init__(self, captured: Captured, graph: fx.Graph, records: Sequence[Record] = ()) -> None:
         self.captured = captured
         self.graph = graph
         self.restored: dict[str, fx.Node] = {}  # site -> its concat
@@ -45,6 +46,11 @@ class Undoing:
         for node in graph.nodes:
             if node.op == "call_module":
                 self._modules.setdefault(str(node.target), []).append(node)
+        split = [step for one in records if isinstance(one, ConcatRecord) for step in one.steps if _is_function(step)]
+        self._turns: dict[Any, list[int]] = {}
+        for step in split:
+            self._turns.setdefault(self._weight_of(step), []).append(step.turn)
+        self._products = self._all_products({step.function for step in split})
 
     def take_back(self, record: ConcatRecord) -> None:
         """Take back one site; later sites come first.
@@ -68,16 +74,17 @@ class Undoing:
                 whole[number] = self._concat(parts[number], step.after, step.scope, at)
                 self.restored[step.site] = whole[number]
                 continue
-            if number not in parts:
-                raise PlanError(f"no part of {step.call} of {record.id} is found in the model", _REMEDY)
+            if number not in parts:  # nobody has read what it made
+                continue
             end = self._sum_of(parts[number]) if step.law == "split" else None
             made = self._whole(step, parts, whole, parts[number], end or self._last(parts[number]))
             if end is not None:
                 end.replace_all_uses_with(made)
                 self.sweep(end)
             whole[number] = made
-        for node in whole.values():
-            if not node.users and node.op != "output":
+        left = [part for number in sorted(parts, reverse=True) if number for part in parts[number]]
+        for node in (*left, *whole.values()):
+            if not node._erased and not node.users and node.op not in ("output", "placeholder"):
                 self.sweep(node)
 
     # -- where the parts are -----------------------------------------------------------------------------------------
@@ -88,7 +95,7 @@ class Undoing:
         count = len(record.widths)
         for number, step in reversed([*enumerate(record.steps, 1)]):
             if step.law == "split":
-                parts[number] = self._layer_parts(step, count, parts.get(step.reads[0]))
+                parts[number] = self._layer_parts(step, count)
             elif step.law == "flatten" and step.site in self.restored:
                 joined = list(self.restored[step.site].args[0])  # type: ignore[arg-type]
                 for read in step.reads:
@@ -101,41 +108,55 @@ class Undoing:
             raise PlanError(f"the operands of {record.id} are not found in the model", _REMEDY)
         return parts
 
-    def _layer_parts(self, step: StepRecord, count: int, operands: Sequence[fx.Node] | None) -> list[fx.Node]:
-        """The products of a layer that was split: of ``operands``, where those are known."""
+    def _layer_parts(self, step: StepRecord, count: int) -> list[fx.Node]:
+        """The products of a layer that was split."""
         if step.module is not None and step.function is None:
             found = [self._modules.get(f"{step.module}.{number}", []) for number in range(count)]
             if any(len(calls) != 1 for calls in found):
                 raise PlanError(f"the model does not call all parts of {step.module} once", _REMEDY)
             return [calls[0] for calls in found]
-        # A layer that was called several times: later sites are taken back first, so the last ones are this site's.
-        for calls in reversed(self._products(step, count)):
-            if operands is None or [self._data(call, step, 0) for call in calls] == list(operands):
-                return calls
-        raise PlanError(f"the parts of {step.call} are not found in the model", _REMEDY)
+        weight = self._weight_of(step)
+        place = sorted(self._turns[weight]).index(step.turn)
+        products = self._products.get(weight, [])
+        if len(products) != len(self._turns[weight]) or len(products[place]) != count:
+            raise PlanError(f"the parts of {step.call} are not found in the model", _REMEDY)
+        return products[place]
 
-    def _products(self, step: StepRecord, count: int) -> list[list[fx.Node]]:
-        """The products of a function with all slices of its weight, for each call that was split, in order."""
-        cut, names = cut_of_function(step.function, contracts=True) or (None, ())
-        added: dict[fx.Node, tuple[Any, dict[int, fx.Node]]] = {}  # products and their sums -> weight, by the slice
-        complete = []
+    def _weight_of(self, step: StepRecord) -> Any:
+        """The function of a step and its weight, whatever name that is read by."""
+        return step.function, None if step.weight is None else id(_attribute(self.captured, step.weight))
+
+    def _all_products(self, functions: Set[Any]) -> dict[Any, list[list[fx.Node]]]:
+        """The products of functions with all slices of a weight, for each call that was split, in order."""
+        added: dict[fx.Node, tuple[Any, dict[int, fx.Node], int]] = {}  # products, sums -> weight, by slice, how wide
+        complete: dict[Any, list[list[fx.Node]]] = {}
         for node in self.graph.nodes:
-            if cut is not None and node.target == step.function:
-                weight = dict(zip(names, node.args, strict=False)).get("weight", node.kwargs.get("weight"))
-                if isinstance(weight, fx.Node) and weight.target == "narrow":
-                    whole = _bare(weight)
-                    added[node] = whole.target if whole.op == "get_attr" else whole, {int(weight.args[2]): node}  # type: ignore[arg-type]
+            weight = self._sliced_weight(node) if node.target in functions else None
+            if weight is not None:
+                bare, (_, axis, start, length) = _bare(weight), weight.args
+                tensor = _attribute(self.captured, str(bare.target)) if bare.op == "get_attr" else None
+                shape = bare.meta["shape"] if tensor is None else tensor.shape
+                key = (node.target, None if tensor is None else id(tensor)), bare if tensor is None else None
+                added[node] = (*key, shape[axis]), {int(start): node}, int(length)  # type: ignore[arg-type]
             elif _adds_two_of(node, added.keys()):
-                (weight, left), (other, right) = (added[one] for one in inputs_of(node))
-                if weight == other and not left.keys() & right.keys():
-                    added[node] = weight, left | right
-                    if len(added[node][1]) == count and step.weight in (None, weight):
-                        complete.append([part for _, part in sorted(added[node][1].items())])
+                (one, left, wide), (other, right, more) = (added[operand] for operand in inputs_of(node))
+                if one == other and not left.keys() & right.keys():
+                    added[node] = one, left | right, wide + more
+                    if wide + more == one[-1]:
+                        complete.setdefault(one[0], []).append([part for _, part in sorted(added[node][1].items())])
         return complete
 
+    def _sliced_weight(self, node: fx.Node) -> fx.Node | None:
+        _, names = cut_of_function(node.target, contracts=True) or (None, ())
+        weight = dict(zip(names, node.args, strict=False)).get("weight", node.kwargs.get("weight"))
+        return weight if isinstance(weight, fx.Node) and weight.target == "narrow" else None
+
     def _data(self, part: fx.Node, step: StepRecord, place: int) -> fx.Node:
-        node = inputs_of(part)[step.arguments[place]]
-        ours = step.in_place and step.arguments[place] == 0 and len(node.users) == 1
+        given, at = inputs_of(part), step.arguments.index(place)
+        if at >= len(given):
+            raise PlanError(f"the parts of {step.call} are not found in the model", _REMEDY)
+        node = given[at]
+        ours = step.in_place and at == 0 and len(node.users) == 1
         return node.all_input_nodes[0] if ours and node.target in _CLONES else node
 
     def _first_reader(self, record: ConcatRecord, parts: Mapping[int, list[fx.Node]]) -> fx.Node:
@@ -152,15 +173,7 @@ class Undoing:
     def _concat(
         self, operands: Sequence[fx.Node], channels: Channels, scope: tuple[tuple[str, int], ...], at: fx.Node
     ) -> fx.Node:
-        node: fx.Node
         axis, widths = channels
-        before = True
-        for node in self.graph.nodes:  # equal concats of equal operands are one
-            before = before and node is not at
-            if node.target is torch.cat and node.args == (list(operands), axis):
-                if not before and node is not at:
-                    at.prepend(node)
-                return node
         with self.graph.inserting_before(at):
             made = self.graph.call_function(torch.cat, (list(operands), axis))
         shape = list(operands[0].meta["shape"])
@@ -195,7 +208,6 @@ class Undoing:
     ) -> fx.Node:  # fmt: skip
         """Laws 2 and 3: the call that ``of`` are the parts of, on the concats of what they read."""
         first = of[0]
-        reads = {self._data(first, step, place): whole[read] for place, read in enumerate(step.reads)}
         if step.module is not None and step.function is not None:
             with self.graph.inserting_before(at):
                 made = self.graph.call_module(step.module, (whole[step.reads[0]],))
@@ -204,14 +216,18 @@ class Undoing:
         target: Any = first.target
         if first.op == "call_module" and step.module is not None:
             target = self._module(step.module, len(of), contracts=step.law == "split")
-        alike = dict(zip(inputs_of(first), inputs_of(of[1]), strict=False))
+        others = inputs_of(of[1])
+        places = counted()
 
         def joined(argument: fx.Node) -> fx.Node:
-            if argument in reads:
-                return reads[argument]
-            if step.in_place and argument.target in _CLONES and argument is inputs_of(first)[0]:
-                return joined(argument.all_input_nodes[0])
-            sliced = argument.target == "narrow" and alike.get(argument) is not argument  # each part another slice
+            place = next(places)
+            read = step.arguments[place]
+            if read >= 0:
+                return whole[step.reads[read]]
+            other = others[place] if place < len(others) else None
+            if step.in_place and place == 0 and argument.target in _CLONES:
+                argument, other = argument.all_input_nodes[0], None
+            sliced = argument.target == "narrow" and other is not argument  # each part another slice
             return argument.args[0] if sliced else argument  # type: ignore[return-value]
 
         with self.graph.inserting_before(at):
@@ -248,7 +264,10 @@ class Undoing:
             cut = cut_of_module(parts[0], contracts=contracts)
             assert cut is not None
             totals = {name: sum(getattr(part, name) for part in parts) for name in cut.counts}
-            self.captured.set_submodule(path, uncut(parts, cut, totals))
+            whole = uncut(parts, cut, totals)
+            for name, one in [*self.captured.named_modules(remove_duplicate=False)]:
+                if one is module:
+                    self.captured.set_submodule(name, whole)
         return path
 
     def _sum_of(self, terms: Sequence[fx.Node]) -> fx.Node:
@@ -273,6 +292,19 @@ class Undoing:
 
 
 _REMEDY = "Give the directory as it was emitted, or the plan that belongs to this model."
+
+
+def _is_function(step: StepRecord) -> bool:
+    return step.law == "split" and step.function is not None
+
+
+def _attribute(owner: nn.Module, path: str) -> Any:
+    """A tensor of a model by its path."""
+    module, _, name = path.rpartition(".")
+    try:
+        return getattr(owner.get_submodule(module), name)
+    except AttributeError:
+        raise PlanError(f"the model has no {path}", _REMEDY) from None
 
 
 def _adds_two_of(node: fx.Node, terms: Set[fx.Node]) -> bool:
@@ -302,11 +334,15 @@ def undo(model: Captured, records: Mapping[bool, Sequence[Record]]) -> Captured:
         if id(graph) in done:
             continue
         done.add(id(graph))
-        undoing = Undoing(new, graph)
+        undoing = Undoing(new, graph, records[training])
         for record in reversed(records[training]):
             if isinstance(record, SumRecord):
                 take_back_sum(undoing, record)
             else:
                 undoing.take_back(record)
+        try:
+            graph.lint()
+        except (RuntimeError, AttributeError) as error:
+            raise PlanError(f"the model is not what the plan has made: {error}", _REMEDY) from error
     new.recompile()
     return new

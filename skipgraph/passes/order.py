@@ -50,7 +50,7 @@ def operand_by_operand(edits: FxEdits) -> None:
 
     What stands where a layer stood stays there; the rest is put in front of its first reader, depth first.
     """
-    movable = edits.made - {found.adds[-1] for found in sums(edits)}
+    movable = {node for node in edits.made if node.users} - {found.adds[-1] for found in sums(edits)}
     arrange(edits.graph, list(edits.graph.nodes), movable)
 
 
@@ -163,7 +163,7 @@ class Scheduler:
         anchors: list[fx.Node] = []
         while pending and len(anchors) < _LAST_PRODUCERS:
             for node in pending.pop(0).all_input_nodes:
-                if node not in alone and node.op != "placeholder" and set(node.users) <= alone:
+                if node not in alone and node.op not in ("placeholder", "get_attr") and set(node.users) <= alone:
                     alone.add(node)
                     pending.append(node)
                     anchors.append(node)
@@ -172,9 +172,9 @@ class Scheduler:
     def _may_move(self, chain: set[fx.Node], to: int, place: dict[fx.Node, int]) -> bool:
         """Whether all that a chain reads is there by then, and is not written over in between."""
         read = {node for one in chain for node in one.all_input_nodes if node not in chain}
-        if any(place[node] >= to for node in read):
-            return False
         end = min(place[node] for node in chain)
+        if to >= end or any(place[node] >= to for node in read):
+            return False
         between = {node.name for node, number in place.items() if to <= number < end}
         return not overwritten(self._graph, read, between)
 

@@ -25,7 +25,9 @@ class StepRecord:
     after : Channels
         Where the operands lie in what it makes.
     arguments : tuple of int
-        Which of the tensors that it was called with those are, in the order of ``reads``.
+        For each tensor that it was called with, in order: which of ``reads`` it is, or -1.
+    turn : int
+        Its place among the calls of the graph before any edit.
     module : str or None
         Path of the layer that was cut, or that is called as a function of slices of its weight.
     function : callable, str or None
@@ -47,6 +49,7 @@ class StepRecord:
     reads: tuple[int, ...]
     after: Channels
     arguments: tuple[int, ...] = ()
+    turn: int = 0
     module: str | None = None
     function: Any = None
     weight: str | None = None

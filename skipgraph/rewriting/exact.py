@@ -14,6 +14,7 @@ from skipgraph.passes import ConcatToSum, Match, Refusal
 from skipgraph.passes.choose import level_bytes, modelled
 from skipgraph.passes.concat_site import OF_GATES, joint, meeting
 from skipgraph.passes.concat_site import Site as ConcatSite
+from skipgraph.passes.edit import Step
 from skipgraph.passes.measure import site_seconds
 from skipgraph.passes.record import Record
 from skipgraph.passes.workbench import Inputs, Workbench, drawn
@@ -208,7 +209,24 @@ def _steps(
         if isinstance(step, Refusal):
             return step
         steps.append((one, step))
+    path = _cut_otherwise(bench, [list(its) for _, its in steps if isinstance(its, list)])
+    if path is not None:
+        merge = sites[0][names[0]].merge
+        return Refusal(merge, "blocked", merge.node, f"{path} is called otherwise in training")
     return steps
+
+
+def _cut_otherwise(bench: Workbench, steps: Sequence[Sequence[Step]]) -> str | None:
+    """A layer that the modes would cut in two ways, or that one of them calls whole; None if there is none."""
+    if len(steps) < 2:
+        return None
+    cuts = [dict(filter(None, map(mode.edits.cuts, its))) for mode, its in zip(bench.modes, steps, strict=True)]
+    for path in {**cuts[0], **cuts[1]}:
+        how = [one.get(path) for one in cuts]
+        whole = [mode for mode, one in zip(bench.modes, how, strict=True) if one is None and mode.edits.has_call(path)]
+        if whole or (None not in how and how[0] != how[1]):
+            return path
+    return None
 
 
 def _stranded(sites: dict[str, Any], refused: dict[str, Refusal]) -> dict[str, Refusal]:
