@@ -42,6 +42,7 @@ class Undoing:
         self.captured = captured
         self.graph = graph
         self.restored: dict[str, fx.Node] = {}  # site -> its concat
+        self._copies: list[fx.Node] = []
         self._modules: dict[str, list[fx.Node]] = {}
         for node in graph.nodes:
             if node.op == "call_module":
@@ -86,6 +87,7 @@ class Undoing:
         for node in (*left, *whole.values()):
             if not node._erased and not node.users and node.op not in ("output", "placeholder"):
                 self.sweep(node)
+        self._drop_copies()
 
     # -- where the parts are -----------------------------------------------------------------------------------------
 
@@ -222,13 +224,14 @@ class Undoing:
         def joined(argument: fx.Node) -> fx.Node:
             place = next(places)
             read = step.arguments[place]
-            if read >= 0:
-                return whole[step.reads[read]]
             other = others[place] if place < len(others) else None
-            if step.in_place and place == 0 and argument.target in _CLONES:
+            spared = step.in_place and place == 0 and argument.target in _CLONES
+            if spared:
                 argument, other = argument.all_input_nodes[0], None
             sliced = argument.target == "narrow" and other is not argument  # each part another slice
-            return argument.args[0] if sliced else argument  # type: ignore[return-value]
+            bare: Any = argument.args[0] if sliced else argument
+            restored = whole[step.reads[read]] if read >= 0 else bare
+            return self._copied(restored) if spared else restored
 
         with self.graph.inserting_before(at):
             args, kwargs = fx.map_arg(first.args, joined), fx.map_arg(first.kwargs, joined)
@@ -236,6 +239,22 @@ class Undoing:
             made = self.graph.create_node(first.op, target, args, kwargs)
         made.meta = {**at.meta}
         return made
+
+    def _copied(self, tensor: fx.Node) -> fx.Node:
+        """A copy of what is written over, for others may read it later than they did: the parts had copies."""
+        copy: fx.Node = self.graph.call_method("clone", (tensor,))
+        copy.meta = {**tensor.meta}
+        self._copies.append(copy)
+        return copy
+
+    def _drop_copies(self) -> None:
+        """Take out the copies of what nobody else reads."""
+        for copy in self._copies:
+            tensor = copy.all_input_nodes[0]
+            if set(tensor.users) == {copy}:
+                copy.replace_all_uses_with(tensor)
+                self.graph.erase_node(copy)
+        self._copies = []
 
     def _summed(self, step: StepRecord, of: Sequence[fx.Node], args: Any, kwargs: Any) -> tuple[Any, Any]:
         """Counts of channels and groups, and sizes, of the whole call."""
