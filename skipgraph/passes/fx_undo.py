@@ -62,16 +62,15 @@ class Undoing:
             If the graph does not have what the record says.
         """
         parts = self._located(record)
-        operands = parts[0]
-        at = self._first_reader(record, parts)
-        whole: dict[int, fx.Node] = {0: self._concat(operands, Channels(record.axis, record.widths), record.scope, at)}
+        channels = Channels(record.axis, record.widths)
+        whole: dict[int, fx.Node] = {0: self._concat(parts[0], channels, record.scope, self._reader(0, record, parts))}
         self.restored[record.id] = whole[0]
         for number, step in enumerate(record.steps, 1):
             if step.law == "flatten":
                 self._nest(step, parts, whole)
                 continue
             if step.law == "join" and number in parts:
-                at = self._last(parts[number]).next
+                at = self._reader(number, record, parts)
                 whole[number] = self._concat(parts[number], step.after, step.scope, at)
                 self.restored[step.site] = whole[number]
                 continue
@@ -161,9 +160,22 @@ class Undoing:
         ours = step.in_place and at == 0 and len(node.users) == 1
         return node.all_input_nodes[0] if ours and node.target in _CLONES else node
 
-    def _first_reader(self, record: ConcatRecord, parts: Mapping[int, list[fx.Node]]) -> fx.Node:
-        """The first node that stands behind all operands and in front of all that reads the concat."""
-        return self._last(parts[0]).next
+    def _reader(self, number: int, record: ConcatRecord, parts: Mapping[int, list[fx.Node]]) -> fx.Node:
+        """Where a concat stands: in front of the first that reads it.
+
+        No earlier: what was written over in front of it, is by then.
+        """
+        readers = [self._last(parts[number]).next]
+        for place, step in enumerate(record.steps, 1):
+            if number not in step.reads:
+                continue
+            if step.law == "flatten":
+                outer = self.restored.get(step.site) or self._joining(parts[number])
+                readers += [outer] if outer is not None else []
+            elif place in parts:
+                readers.append(self._sum_of(parts[place]) if step.law == "split" else self._last(parts[place]))
+        order = {node: place for place, node in enumerate(self.graph.nodes)}
+        return min(readers[1:] or readers, key=order.__getitem__)
 
     def _last(self, nodes: Sequence[fx.Node]) -> fx.Node:
         """The one that runs last: operand by operand is not in the order of the operands."""
