@@ -12,7 +12,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-import skipgraph
 from skipgraph.capture import runnable
 from skipgraph.emit import emitted
 from skipgraph.emit.branches import merged
@@ -151,33 +150,6 @@ def test_torch_is_all_that_is_needed(folder: Path) -> None:
     command = [sys.executable, "-c", ALONE, *(str(folder / f"{name}.py") for name in names)]
     done = subprocess.run(command, capture_output=True, text=True, cwd=folder, env=environment)
     assert done.returncode == 0, done.stderr
-
-
-AGAIN = """
-import sys
-import torch
-from skipgraph.capture import runnable
-from skipgraph.emit.source import source
-from tests.helpers import fixtures
-for name in sys.argv[1:]:
-    fixture = fixtures.load(name)
-    torch.manual_seed(0)
-    captured = runnable(fixture.model_class(), fixture.example_inputs)
-    sys.stdout.write(source(captured, (fixture.example_inputs, {}), title="A model."))
-"""
-
-
-def test_the_same_bytes_in_every_process() -> None:
-    names = ["dla", "transformer_encoder"]
-    texts = []
-    for seed in ("1", "2"):
-        environment = {**os.environ, "PYTHONHASHSEED": seed, "OMP_NUM_THREADS": "1"}
-        root = Path(skipgraph.__file__).parents[1]
-        command = [sys.executable, "-c", AGAIN, *names]
-        texts.append(
-            subprocess.run(command, capture_output=True, text=True, check=True, cwd=root, env=environment).stdout
-        )
-    assert texts[0] == texts[1] == "".join(alone(name).text for name in names)
 
 
 class Doubles(torch.autograd.Function):
