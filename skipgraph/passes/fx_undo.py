@@ -75,6 +75,8 @@ class Undoing:
                 self.restored[step.site] = whole[number]
                 continue
             if number not in parts:  # nobody has read what it made
+                if step.module is not None and step.function is None:
+                    raise PlanError(f"no part of {step.call} of {record.id} is found in the model", _REMEDY)
                 continue
             end = self._sum_of(parts[number]) if step.law == "split" else None
             made = self._whole(step, parts, whole, parts[number], end or self._last(parts[number]))
