@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from skipgraph.capture.program import Operator, Program
@@ -74,6 +75,10 @@ def _settings(attributes: NodeAttributes, operator: Operator) -> dict[str, Any]:
             "groups": int(arguments[8]),
             "bias": arguments[2] is not None,
         }
+    if op == "index_select":
+        _, axis, index = arguments
+        index_bytes = index.dtype.itemsize * math.prod(index.shape)
+        return {"dims": (axis % len(operator.inputs[0].shape),), "index_bytes": index_bytes}
     if attributes["kind"] == Kind.REDUCE.value:
         return {"dims": reduced_axes(operator)}
     if op in ("permute", "transpose", "t"):

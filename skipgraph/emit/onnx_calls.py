@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
@@ -11,6 +11,7 @@ from torch import fx, nn
 from torch.nn import functional as F
 
 from skipgraph.emit.onnx_scribe import Scribe
+from skipgraph.passes.forms import selected
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -174,18 +175,32 @@ def _same(at: Writing, node: fx.Node) -> ir.Value:
 def _padded(at: Writing, node: fx.Node) -> ir.Value:
     args: Any = node.args
     tensor, flat, mode, value = args
+    return _pad(at, tensor, flat, mode, value, node.name)
+
+
+def _pad(at: Writing, tensor: Any, flat: Sequence[int], mode: str, value: float | None, name: str) -> ir.Value:
+    """Numbers in front and behind, as `torch.nn.functional.pad` counts them: the last axis first."""
     rank = len(at.shape(tensor))
     pairs = list(zip(flat[::2], flat[1::2], strict=True))[::-1]
     pairs = [(0, 0)] * (rank - len(pairs)) + pairs
     pads = [before for before, _ in pairs] + [behind for _, behind in pairs]
     attributes: dict[str, Any] = {"mode": {"replicate": "edge", "circular": "wrap"}.get(mode, mode)}
     if at.scribe.version < 11:
-        return at.scribe.node("Pad", [at.value(tensor)], {**attributes, "pads": pads, "value": value or 0.0}, node.name)
-    operands = [at.value(tensor), at.scribe.numbers(pads, f"{node.name}_pads")]
+        return at.scribe.node("Pad", [at.value(tensor)], {**attributes, "pads": pads, "value": value or 0.0}, name)
+    operands = [at.value(tensor), at.scribe.numbers(pads, f"{name}_pads")]
     if mode == "constant":
         like = torch.tensor(value or 0.0, dtype=at.results[tensor].dtype)
-        operands.append(at.scribe.initializer(like, f"{node.name}_value"))
-    return at.scribe.node("Pad", operands, attributes, node.name)
+        operands.append(at.scribe.initializer(like, f"{name}_value"))
+    return at.scribe.node("Pad", operands, attributes, name)
+
+
+def _selected(at: Writing, node: fx.Node) -> ir.Value:
+    """Where the index is known, so are the places in the operand: they are an initialiser."""
+    args: Any = node.args
+    tensor, axis, places = args
+    behind = [0, 0] * (len(at.shape(tensor)) - 1 - axis) + [0, 1]
+    padded = _pad(at, tensor, behind, "constant", None, f"{node.name}_padded")
+    return at.scribe.node("Gather", [padded, at.value(places)], {"axis": axis}, node.name)
 
 
 def _reshaped(at: Writing, node: fx.Node) -> ir.Value:
@@ -234,6 +249,7 @@ _CALLS: dict[Any, CallWriter] = {
     "narrow": _narrow,
     "clone": _same,
     F.pad: _padded,
+    selected: _selected,
     torch.reshape: _reshaped,
     F.interpolate: _resized,
     F.linear: _functional_linear,

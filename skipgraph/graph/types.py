@@ -49,7 +49,7 @@ class NodeAttributes(TypedDict, total=False):
     block: int  # number of the block of memory that the result lies in: views and writes in place share it
     workspace_bytes: int  # held while it runs besides operands and result: by its kernel, or by its inner operators
     # Of a convolution: kernel, stride, padding, dilation, transposed, groups, bias; of a group norm: groups; of a
-    # permutation and a reduction: dims.
+    # permutation, a reduction and a selection by index: dims, and of the last index_bytes as well.
     settings: dict[str, Any]
 
 

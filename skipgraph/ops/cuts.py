@@ -28,11 +28,14 @@ class Cut:
         Attributes, or arguments, that count channels or groups, and shrink in proportion.
     once : tuple of str
         Tensors that the first part alone has: a bias is added once.
+    selects : str
+        The argument that names, for each channel of the result, the one that it is a copy of.
     """
 
     tensors: Mapping[str, int] = field(default_factory=dict)
     counts: tuple[str, ...] = ()
     once: tuple[str, ...] = ()
+    selects: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,12 +52,19 @@ class Layer:
 
 _MODULES: dict[type[nn.Module], Layer] = {}
 _FUNCTIONS: dict[Any, tuple[Layer, tuple[str, ...]]] = {}
+_CALLED: dict[type[nn.Module], Any] = {}
 
 
-def register_layer(layer: Layer, modules: tuple[type[nn.Module], ...], functions: Mapping[Any, str]) -> None:
-    """Register the cuts of module classes, and of functions with the names of their arguments in order."""
-    for module in modules:
+def register_layer(layer: Layer, modules: Mapping[type[nn.Module], Any], functions: Mapping[Any, str]) -> None:
+    """Register the cuts of module classes, and of functions with the names of their arguments in order.
+
+    With a class stands the function that its forward is, given its attributes of these names, and None where it does
+    more: counts its calls, follows running statistics.
+    """
+    for module, function in modules.items():
         _MODULES[module] = layer
+        if function is not None:
+            _CALLED[module] = function
     for function, arguments in functions.items():
         _FUNCTIONS[function] = layer, tuple(arguments.split())
 
@@ -87,7 +97,7 @@ def cut_of_function(function: Any, *, contracts: bool) -> tuple[Cut, tuple[str, 
 def function_of_module(module: nn.Module) -> tuple[Any, dict[str, Any]] | None:
     """The function that a layer calls on its input, and the other arguments, which are attributes of their names.
 
-    None for one that does more: pads by other than zeros, counts its calls, follows running statistics.
+    None for one that does more, or pads by other than zeros.
     """
     function = _CALLED.get(type(module))
     if function is None or getattr(module, "padding_mode", "zeros") != "zeros":
@@ -105,7 +115,7 @@ register_layer(
         Cut({"weight": 1}, ("in_channels",), ("bias",)),
         Cut({"weight": 0, "bias": 0}, _GROUPED),
     ),
-    (nn.Conv1d, nn.Conv2d, nn.Conv3d),
+    {nn.Conv1d: F.conv1d, nn.Conv2d: F.conv2d, nn.Conv3d: F.conv3d},
     dict.fromkeys((F.conv1d, F.conv2d, F.conv3d), _CONVOLUTION),
 )
 register_layer(
@@ -113,21 +123,26 @@ register_layer(
         Cut({"weight": 0}, ("in_channels",), ("bias",)),
         Cut({"weight": 0, "bias": 0}, _GROUPED),
     ),
-    (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d),
+    {
+        nn.ConvTranspose1d: F.conv_transpose1d,
+        nn.ConvTranspose2d: F.conv_transpose2d,
+        nn.ConvTranspose3d: F.conv_transpose3d,
+    },
     dict.fromkeys((F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d), _TRANSPOSED),
 )
 register_layer(
     Layer(Cut({"weight": 1}, ("in_features",), ("bias",))),
-    (nn.Linear,),
+    {nn.Linear: F.linear},
     {F.linear: "input weight bias"},
 )
 _matrix_products: dict[Any, str] = dict.fromkeys((torch.matmul, torch.mm, operator.matmul, "matmul"), "input weight")
-register_layer(Layer(Cut({"weight": -2})), (), _matrix_products)
+register_layer(Layer(Cut({"weight": -2})), {}, _matrix_products)
+register_layer(Layer(Cut(selects="index")), {}, dict.fromkeys((torch.index_select, "index_select"), "input dim index"))
 
 _STATISTICS = {"weight": 0, "bias": 0, "running_mean": 0, "running_var": 0}
 register_layer(
     Layer(distributes=Cut(_STATISTICS, ("num_features",))),
-    (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm),
+    dict.fromkeys((nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)),
     {
         F.batch_norm: "input running_mean running_var weight bias training momentum eps",
         torch.batch_norm: "input weight bias running_mean running_var training momentum eps cudnn_enabled",
@@ -135,21 +150,17 @@ register_layer(
 )
 register_layer(
     Layer(distributes=Cut(_STATISTICS, ("num_features",))),
-    (nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d),
+    dict.fromkeys((nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)),
     {F.instance_norm: "input running_mean running_var weight bias use_input_stats momentum eps"},
 )
 register_layer(
     Layer(distributes=Cut({"weight": 0, "bias": 0}, ("num_channels", "num_groups"))),
-    (nn.GroupNorm,),
+    {nn.GroupNorm: F.group_norm},
     {F.group_norm: "input num_groups weight bias eps"},
 )
-register_layer(Layer(distributes=Cut({"weight": 0}, ("num_parameters",))), (nn.PReLU,), {F.prelu: "input weight"})
-
-_CALLED: dict[type[nn.Module], Any] = {
-    nn.Conv1d: F.conv1d, nn.Conv2d: F.conv2d, nn.Conv3d: F.conv3d, nn.ConvTranspose1d: F.conv_transpose1d,
-    nn.ConvTranspose2d: F.conv_transpose2d, nn.ConvTranspose3d: F.conv_transpose3d, nn.Linear: F.linear,
-    nn.GroupNorm: F.group_norm, nn.PReLU: F.prelu,
-}  # fmt: skip
+register_layer(
+    Layer(distributes=Cut({"weight": 0}, ("num_parameters",))), {nn.PReLU: F.prelu}, {F.prelu: "input weight"}
+)
 
 # In evaluation these hand on the very tensor that they are given.
 _IDLE = (
@@ -157,7 +168,9 @@ _IDLE = (
 )  # fmt: skip
 _IDLE_FUNCTIONS = (F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, F.alpha_dropout, F.feature_alpha_dropout)
 register_layer(
-    Layer(distributes=Cut()), _IDLE, dict.fromkeys((*_IDLE_FUNCTIONS, torch.dropout), "input p training inplace")
+    Layer(distributes=Cut()),
+    dict.fromkeys(_IDLE),
+    dict.fromkeys((*_IDLE_FUNCTIONS, torch.dropout), "input p training inplace"),
 )
 
 

@@ -21,6 +21,19 @@ def identity_kernel(channels: int, kernel: list[int], like: torch.Tensor) -> tor
     return F.pad(weight, margins) if margins else weight
 
 
+def places_within(index: torch.Tensor, start: int, width: int) -> torch.Tensor:
+    """Return where an operand of ``width`` channels has those that ``index`` names, if its first is number ``start``.
+
+    Those of other operands are said to be at ``width``.
+    """
+    return torch.remainder(torch.clamp(torch.sub(index, start), -1, width), width + 1)
+
+
+def selected(x: torch.Tensor, axis: int, places: torch.Tensor) -> torch.Tensor:
+    """Return the channels of x at ``places`` along ``axis``; the one behind the last is zero."""
+    return torch.index_select(F.pad(x, [0, 0] * (x.dim() - 1 - axis) + [0, 1]), axis, places)
+
+
 def folded_weight(weight: torch.Tensor, norm: Any) -> torch.Tensor:
     """Return the weight of a convolution with the batch norm behind it, in evaluation: γ/√(σ² + ε)·W."""
     return weight * _scale(norm).reshape(-1, *[1] * (weight.dim() - 1))

@@ -90,6 +90,15 @@ def may_view(captured: Captured, node: fx.Node) -> bool:
     return node.target in _VIEWS_OR_COPIES
 
 
+def sweep(graph: fx.Graph, node: fx.Node) -> None:
+    """Take out a call that nobody reads, and what it alone was there for."""
+    inputs = node.all_input_nodes
+    graph.erase_node(node)
+    for one in inputs:
+        if not one.users and not one._erased and one.op != "placeholder":
+            sweep(graph, one)
+
+
 def resized(args: Any, axis: int, length: int) -> tuple[Any, ...]:
     """The arguments of a view, reshape or expansion with another size along ``axis``."""
     tensor, *sizes = args

@@ -16,6 +16,7 @@ from skipgraph.ops.cuts import Cut, cut_of_function, cut_of_module, function_of_
 from skipgraph.passes.channels import Channels
 from skipgraph.passes.edit import Parts, Product
 from skipgraph.passes.factors import Window
+from skipgraph.passes.forms import places_within, selected
 from skipgraph.passes.fx_calls import (
     CONCATS,
     SIZED,
@@ -124,6 +125,8 @@ class FxEdits(FxLooks):
             targets: list[Any] = self.surgery.cut(path, cut, before.widths) if cut.tensors else [path] * count
             return targets, lambda number: self._given(node, of, number)
         known = cut_of_function(node.target, contracts=contracts)
+        if known is not None and known[0].selects:
+            return [selected] * count, lambda number: self._selecting(node, of, number, *known, before)
         if known is not None:
             cut, names = known
             return [node.target] * count, lambda number: self._sliced(node, of, number, cut, names, before.widths)
@@ -151,6 +154,17 @@ class FxEdits(FxLooks):
             elif name in cut.tensors and isinstance(value, fx.Node) and value.meta["shape"][cut.tensors[name]] > 1:
                 given[name] = self._narrow(value, cut.tensors[name], *self._stretch(value, cut, name, number, widths))
         return tuple(given[name] for name in names[: len(args)]), {name: given[name] for name in kwargs}
+
+    def _selecting(
+        self, node: fx.Node, of: Parts, number: int, cut: Cut, names: tuple[str, ...], before: Channels
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """The arguments of `selected` for one operand: the places of others' channels are those of zeros."""
+        args, kwargs = self._given(node, of, number)
+        given = dict(zip(names, args, strict=False)) | kwargs
+        start, index = sum(before.widths[:number]), given[cut.selects]
+        places = self.graph.call_function(places_within, (index, start, before.widths[number]))
+        self._know(places, index.meta["shape"])
+        return (given[names[0]], before.axis, places), {}
 
     def _stretch(self, value: fx.Node, cut: Cut, name: str, number: int, widths: Sequence[int]) -> tuple[int, int]:
         return stretch(value.meta["shape"][cut.tensors[name]], number, widths)
@@ -314,7 +328,7 @@ class FxEdits(FxLooks):
     def _copy(
         self, node: fx.Node, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any], shape: tuple[int, ...]
     ) -> fx.Node:
-        made = self.graph.create_node(node.op, target, args, kwargs)
+        made = self.graph.create_node(node.op if isinstance(target, str) else "call_function", target, args, kwargs)
         made.meta.update(node.meta)  # what it was copied from
         self._know(made, shape)
         return made

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from itertools import accumulate
 from typing import Any
 
+import torch
 from torch import fx
 from torch.nn.utils.parametrize import is_parametrized
 
@@ -225,9 +226,11 @@ class FxLooks:
             function = {"function": called[0], "weight": f"{path}.weight"} if called else {}
             return {"module": path, **place, **function}
         known = cut_of_function(node.target, contracts=contracts)
-        weight = (dict(zip(known[1], node.args, strict=False)) | node.kwargs if known else {}).get("weight")
+        given = dict(zip(known[1], node.args, strict=False)) | node.kwargs if known else {}
+        selects = known[0].selects if known else ""
+        weight = given.get(selects or "weight")
         return {
-            "function": node.target,
+            "function": torch.index_select if selects else node.target,
             "weight": str(weight.target) if isinstance(weight, fx.Node) and weight.op == "get_attr" else None,
             "size_place": step.after.axis if node.target in SIZED else None,
             **place,

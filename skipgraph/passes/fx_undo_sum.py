@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from skipgraph.errors import PlanError
 from skipgraph.passes.forms import identity_kernel
+from skipgraph.passes.fx_calls import sweep
 from skipgraph.passes.record import SumRecord
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ def take_back_sum(undoing: Undoing, record: SumRecord) -> None:
     assert total is not None
     total.meta = {**layer.meta}
     layer.replace_all_uses_with(total)
-    undoing.sweep(layer)
+    sweep(graph, layer)
 
 
 def _layer(graph: fx.Graph, record: SumRecord) -> fx.Node:

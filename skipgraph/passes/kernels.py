@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 
 from skipgraph.cost.clock import itemsize
@@ -15,6 +17,9 @@ def part_workspace(layer: NodeAttributes, inputs: tuple[int, ...], axis: int, wi
     Where the rule for convolutions does not give what the whole layer was seen to need (another memory format, no
     convolution), copies of the operand are taken to shrink with it, and those of the result to stay.
     """
+    if layer["op"] == "index_select":  # the operand with a channel of zeros, and the places in it
+        numbers = math.prod(inputs) // inputs[axis] * (width + 1)
+        return numbers * itemsize(layer["dtype"]) + int(layer["settings"]["index_bytes"])
     whole = layer.get("workspace_bytes", 0)
     if layer["op"] == "convolution" and layer.get("settings") and whole == _convolution(layer, inputs):
         return _convolution(layer, (inputs[0], width, *inputs[2:]))
