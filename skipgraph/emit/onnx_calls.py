@@ -11,7 +11,8 @@ from torch import fx, nn
 from torch.nn import functional as F
 
 from skipgraph.emit.onnx_scribe import Scribe
-from skipgraph.passes.forms import selected
+from skipgraph.errors import EmitError
+from skipgraph.passes.forms import places_within, selected
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -194,8 +195,25 @@ def _pad(at: Writing, tensor: Any, flat: Sequence[int], mode: str, value: float 
     return at.scribe.node("Pad", operands, attributes, name)
 
 
+def _places_within(at: Writing, node: fx.Node) -> ir.Value:
+    """For an index that follows from the data; places in any other are computed when the file is written."""
+    if at.scribe.version < 12:
+        raise EmitError(
+            f"the call {node.name} cannot be written: opset {at.scribe.version} clips no whole numbers",
+            "Export the model again in opset 12 or later, or leave the site out, by --skip.",
+        )
+    args: Any = node.args
+    index, start, width = args
+    shift, low, high, size = (
+        at.scribe.initializer(torch.tensor(number, dtype=at.results[index].dtype), f"{node.name}_{name}")
+        for name, number in (("start", start), ("low", -1), ("width", width), ("size", width + 1))
+    )
+    moved = at.scribe.node("Sub", [at.value(index), shift], {}, f"{node.name}_moved")
+    within = at.scribe.node("Clip", [moved, low, high], {}, f"{node.name}_within")
+    return at.scribe.node("Mod", [within, size], {}, node.name)
+
+
 def _selected(at: Writing, node: fx.Node) -> ir.Value:
-    """Where the index is known, so are the places in the operand: they are an initialiser."""
     args: Any = node.args
     tensor, axis, places = args
     behind = [0, 0] * (len(at.shape(tensor)) - 1 - axis) + [0, 1]
@@ -249,6 +267,7 @@ _CALLS: dict[Any, CallWriter] = {
     "narrow": _narrow,
     "clone": _same,
     F.pad: _padded,
+    places_within: _places_within,
     selected: _selected,
     torch.reshape: _reshaped,
     F.interpolate: _resized,

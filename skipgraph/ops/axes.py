@@ -135,9 +135,9 @@ class AxisRoles:
     def _fitted_axis(self, axis: Axis, size: int) -> Axis:
         if axis_size(axis) == size:
             return axis
-        return ((size, self._leading_role(axis)),)
+        return ((size, self.leading_role(axis)),)
 
-    def _leading_role(self, axis: Axis) -> int:
+    def leading_role(self, axis: Axis) -> int:
         """The role that stands for a whole axis once its atoms are lost: that of its largest atom."""
         return max(axis, default=(0, self.new()))[1] if axis else self.new()
 
@@ -234,6 +234,17 @@ def indexed(roles: AxisRoles, operator: Operator, operands: list[Axes]) -> Axes:
     if len(axes) != len(shape):
         return roles.aligned(axes, shape)
     return tuple([a if axis_size(a) == size else ((size, roles.new()),) for a, size in zip(axes, shape, strict=True)])
+
+
+def selection(roles: AxisRoles, operator: Operator, operands: list[Axes]) -> Axes:
+    """The axes of the first operand: those that are selected along one of them are of the same kind."""
+    shape = operator.outputs[0].shape
+    return tuple(
+        [
+            axis if axis_size(axis) == size else ((size, roles.part_of(roles.leading_role(axis))),)
+            for axis, size in zip(operands[0], shape, strict=True)
+        ]
+    )
 
 
 def expanded_like(roles: AxisRoles, operator: Operator, operands: list[Axes]) -> Axes:

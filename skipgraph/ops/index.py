@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from skipgraph.ops import Kind, register, workspace
-from skipgraph.ops.axes import FEATURE, Axes, AxisRoles, expanded_like, first, indexed
+from skipgraph.ops.axes import FEATURE, Axes, AxisRoles, expanded_like, first, indexed, selection
 
 if TYPE_CHECKING:
     from skipgraph.capture.program import Operator
@@ -29,8 +29,9 @@ register(
 )
 register("roll", kind=Kind.INDEX, axes=first, free=True, workspace=workspace.rolled)
 register("flip", "sort", "rot90", "tril", "triu", kind=Kind.INDEX, axes=first, free=True)
+register("index_select", kind=Kind.INDEX, axes=selection, free=True, onnx=("Gather",))
 register(
-    "index", "index_select", "gather", "take", "take_along_dim", "masked_select", "nonzero", "topk", "searchsorted",
+    "index", "gather", "take", "take_along_dim", "masked_select", "nonzero", "topk", "searchsorted",
     "bucketize", "one_hot", "_unsafe_index", "repeat_interleave", "unique2", "_unique2", "isin",
     kind=Kind.INDEX, axes=indexed, free=True, onnx=("Gather", "GatherElements"),
 )  # fmt: skip

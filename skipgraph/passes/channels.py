@@ -98,7 +98,7 @@ def _splits(graph: SkipGraph, reader: str, attributes: NodeAttributes, axis: int
     if attributes["op"] == "convolution":
         return axis == 1 and attributes.get("settings", {}).get("groups", 1) == 1
     if attributes["op"] == "index_select":  # its matrix is made of zeros and ones
-        return (axis,) == attributes.get("settings", {}).get("dims") and len(graph.pred[reader]) == 1
+        return (axis,) == attributes.get("settings", {}).get("dims")
     if attributes["op"] in _PRODUCTS and attributes["kind"] == Kind.LAYER.value:
         return axis == rank - 1 and len(graph.pred[reader]) == 1
     return False

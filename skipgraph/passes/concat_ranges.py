@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import pairwise
 
 from skipgraph.passes.concat_site import Site
-from skipgraph.passes.kernels import part_workspace
+from skipgraph.passes.kernels import operand_copy, part_workspace
 from skipgraph.passes.live_ranges import Change
 
 
@@ -24,12 +24,15 @@ def _shares(site: Site) -> tuple[int, ...]:
     return site.carriers[site.merge.node].widths
 
 
-def _workspaces(site: Site, layer: str) -> list[int]:
-    """What the kernel of a layer needs for each of its parts."""
+def _workspaces(site: Site, layer: str) -> list[tuple[int, int]]:
+    """What each part of a layer reads in the place of its operand, if it copies that, and what its kernel needs."""
     nodes = site.ranges.nodes
     shape = nodes[site.layers[layer]]["shape"]
     axis, widths = site.carriers[site.layers[layer]]
-    needed = {width: part_workspace(nodes[layer], shape, axis, width) for width in set(widths)}
+    needed = {}
+    for width in set(widths):
+        given = nodes[layer], shape, axis, width
+        needed[width] = operand_copy(*given), part_workspace(*given)
     return [needed[width] for width in widths]
 
 
@@ -60,7 +63,7 @@ def _most_at_once(site: Site, layer: str, tick: int) -> int:
     total, result = sum(shares), nodes[layer]["bytes_out"]
     balance = most = -result  # the first part makes it
     parts = zip(shares, _workspaces(site, layer), _freed_with(site, tick), strict=True)
-    for place, (share, workspace, source) in enumerate(parts):
+    for place, (share, (copy, workspace), source) in enumerate(parts):
         for before, node in pairwise(site.carriers):
             if nodes[node].get("is_view") or (ranges.block(node) == ranges.block(before) != site.joined_block):
                 continue
@@ -69,6 +72,11 @@ def _most_at_once(site: Site, layer: str, tick: int) -> int:
             most = max(most, balance + nodes[node].get("workspace_bytes", 0) * share // total)
             balance -= source
             source = part
+        if copy:
+            balance += copy
+            most = max(most, balance)
+            balance -= source
+            source = copy
         balance += result
         most = max(most, balance + workspace)
         balance -= source + (result if place else 0)
@@ -120,10 +128,15 @@ def _freed(site: Site, layer: str, shares: tuple[int, ...]) -> list[int]:
     return [ranges.nodes[carrier]["bytes_out"] * share // sum(shares) for share in shares]
 
 
-def _in_turn(result: int, workspaces: list[int], freed: list[int]) -> int:
+def _in_turn(result: int, workspaces: list[tuple[int, int]], freed: list[int]) -> int:
     """The most bytes held while products run one after another and are summed up, besides operands and the sum."""
     most = balance = -result  # the first product is the sum
-    for place, (workspace, gone) in enumerate(zip(workspaces, freed, strict=True)):
+    for place, ((copy, workspace), gone) in enumerate(zip(workspaces, freed, strict=True)):
+        if copy:
+            balance += copy
+            most = max(most, balance)
+            balance -= gone
+            gone = copy
         balance += result
         most = max(most, balance + workspace)
         balance -= gone + (result if place else 0)

@@ -98,8 +98,9 @@ class ConcatToSum:
         """What the rewrite would change.
 
         Every multiply-add and every parameter stays, each with its operand. The concat is not written any more; a
-        layer of k operands writes k results, k - 1 of which are added to the first. A chain of channel-wise nodes in
-        front of a single layer runs operand by operand, so that only a slice of it is held at a time.
+        layer of k operands writes k results, k - 1 of which are added to the first; a selection copies each operand,
+        to put a channel of zeros behind it. A chain of channel-wise nodes in front of a single layer runs operand by
+        operand, so that only a slice of it is held at a time.
 
         Returns
         -------
@@ -110,7 +111,9 @@ class ConcatToSum:
         joined = sum(nodes[node]["bytes_out"] for node in {merge.node, *merge.nodes})
         results = sum(nodes[layer]["bytes_out"] for layer in site.layers)
         peak = site.ranges.peak_after(changes(site))
-        return Delta(peak_bytes=peak - site.ranges.peak_bytes, bytes_moved=4 * more * results - 2 * joined)
+        selecting = sum(_selecting_bytes(site, layer) for layer in site.layers if nodes[layer]["op"] == "index_select")
+        moved = 4 * more * results - 2 * joined + selecting
+        return Delta(peak_bytes=peak - site.ranges.peak_bytes, bytes_moved=moved)
 
     def steps(self, site: Site, graph: SkipGraph, edits: Edits) -> list[Step] | Refusal:
         """What has to be done to the calls of a graph, with the operands that the concat has at present.
@@ -165,6 +168,14 @@ def _writes_over_input(graph: SkipGraph, ranges: LiveRanges, found: Followed) ->
         if block in onto and block in inputs and not nodes[node].get("is_view"):
             return node, f"{node} writes over {inputs[block]}, which the caller of the model has as well"
     return None
+
+
+def _selecting_bytes(site: Site, layer: str) -> int:
+    """What the parts of a selection move besides their results: operands with zeros behind them, and their places."""
+    carrier, settings = site.ranges.nodes[site.layers[layer]], site.ranges.nodes[layer]["settings"]
+    (axis,), parts = settings["dims"], len(site.merge.operands)
+    zeros = parts * carrier["bytes_out"] // carrier["shape"][axis]
+    return int(2 * (carrier["bytes_out"] + zeros) + 3 * parts * settings["index_bytes"])
 
 
 def _how(found: Followed) -> str:

@@ -17,13 +17,19 @@ def part_workspace(layer: NodeAttributes, inputs: tuple[int, ...], axis: int, wi
     Where the rule for convolutions does not give what the whole layer was seen to need (another memory format, no
     convolution), copies of the operand are taken to shrink with it, and those of the result to stay.
     """
-    if layer["op"] == "index_select":  # the operand with a channel of zeros, and the places in it
-        numbers = math.prod(inputs) // inputs[axis] * (width + 1)
-        return numbers * itemsize(layer["dtype"]) + int(layer["settings"]["index_bytes"])
+    if layer["op"] == "index_select":
+        return int(layer["settings"]["index_bytes"])  # the places in the operand
     whole = layer.get("workspace_bytes", 0)
     if layer["op"] == "convolution" and layer.get("settings") and whole == _convolution(layer, inputs):
         return _convolution(layer, (inputs[0], width, *inputs[2:]))
     return max(min(whole, layer["bytes_out"]), whole * width // inputs[axis])
+
+
+def operand_copy(layer: NodeAttributes, inputs: tuple[int, ...], axis: int, width: int) -> int:
+    """Bytes of what a part of ``layer`` reads in the place of its operand: of a selection, that and zeros behind it."""
+    if layer["op"] != "index_select":
+        return 0
+    return math.prod(inputs) // inputs[axis] * (width + 1) * itemsize(layer["dtype"])
 
 
 def _convolution(layer: NodeAttributes, inputs: tuple[int, ...]) -> int:

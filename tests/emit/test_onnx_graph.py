@@ -161,6 +161,35 @@ def test_sums_become_concats(tmp_path: Path) -> None:
     assert any(node.op_type == "Concat" for node in onnx.load(tmp_path / "out" / "model.onnx").graph.node)
 
 
+class Picking(nn.Module):
+    """Channels picked by a table, and by an order that the data tells."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 2, 3, padding=1)
+        self.layers = nn.ModuleList([nn.Conv2d(8, 4, 1, groups=2), nn.Conv2d(4, 4, 1)])
+        self.table: torch.Tensor
+        self.register_buffer("table", torch.tensor([5, 0, 3, 3, 4, 1, 0, 2]))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.first(x)
+        both = torch.cat([x, self.second(x)], 1).sigmoid()
+        order = x.mean((0, 2, 3)).topk(4).indices + 2
+        return self.layers[0](both.index_select(1, self.table)) + self.layers[1](both.index_select(1, order))  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("dynamo", [False, True], ids=["torchscript", "dynamo"])
+def test_selections_are_taken_apart(dynamo: bool, tmp_path: Path) -> None:
+    example = (torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(1)),)
+    path = exported(redrawn(Picking()).float(), example, tmp_path / "model.onnx", dynamo=dynamo)
+    result = rewritten(path)
+    sg.emit(result, tmp_path / "out")
+    again = tmp_path / "out" / "model.onnx"
+    operators = [node.op_type for node in onnx.load(again).graph.node]
+    assert [operators.count(name) for name in ("Concat", "Gather", "Mod")] == [0, 4, 2]
+    np.testing.assert_allclose(run(again, example[0].numpy()), run(path, example[0].numpy()), rtol=0, atol=1e-6)
+
+
 def test_fewer_channels(tmp_path: Path) -> None:
     path = exported(redrawn(Upsampling()).float(), (torch.zeros(1, 3, 16, 16),), tmp_path / "model.onnx", dynamo=True)
     data = [(torch.randn(4, 3, 16, 16),)]

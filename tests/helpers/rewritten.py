@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from skipgraph.passes import Delta
+from skipgraph.passes.forms import places_within, selected
 from tests.helpers.pricing import priced
 from tests.helpers.tracing import Written
 
@@ -101,6 +102,25 @@ def split_behind_norm(width: int, outer: int) -> nn.Module:
     norms = {"norm_a": nn.BatchNorm2d(width), "norm_b": nn.BatchNorm2d(width)}
     members = {"first": conv(width, outer), "second": conv(width, outer, bias=False), **norms}
     return Written(forward, a=conv(16, width), b=conv(width, width), **members)
+
+
+def selecting(width: int, index: Tensor, *, rewritten: bool) -> nn.Module:
+    """A selection of the channels of two operands, and the sum of those of each."""
+
+    def forward(self: Any, x: Tensor) -> Tensor:
+        a = self.a(x)
+        b = self.b(a)
+        if not rewritten:
+            both = torch.cat([a, b], 1)
+            del a, b
+            return self.last(both.index_select(1, self.index))
+        result = selected(a, 1, places_within(self.index, 0, width))
+        del a
+        result.add_(selected(b, 1, places_within(self.index, width, width)))
+        del b
+        return self.last(result)
+
+    return Written(forward, a=conv(16, width), b=conv(width, width), last=conv(len(index), 8), index=index)
 
 
 def read_twice(*, rewritten: bool) -> nn.Module:

@@ -12,7 +12,7 @@ from torch import nn
 from skipgraph.passes import ConcatToSum, Delta, Refusal
 from skipgraph.passes.concat_to_sum import Site
 from tests.helpers.pricing import priced
-from tests.helpers.rewritten import IMAGE, Pair, conv, joined, nested, read_twice, split, split_behind_norm
+from tests.helpers.rewritten import IMAGE, Pair, conv, joined, nested, read_twice, selecting, split, split_behind_norm
 from tests.helpers.tracing import Written
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ def normed(self: Any, x: Tensor) -> Tensor:
     return torch.relu(self.norm(x))
 
 
+CHOSEN = torch.arange(40) % 16
 PAIRS = {
     "plain": lambda: Pair(joined(32, 32, plain), split(32, 32), IMAGE),
     "wide result": lambda: Pair(joined(32, 128, plain), split(32, 128), IMAGE),
@@ -39,6 +40,8 @@ PAIRS = {
     "nested": lambda: Pair(nested(rewritten=False), nested(rewritten=True), IMAGE),
     "norm between": lambda: Pair(joined(32, 32, normed, norm=nn.BatchNorm2d(64)), split_behind_norm(32, 32), IMAGE),
     "norm, wide": lambda: Pair(joined(64, 16, normed, norm=nn.BatchNorm2d(128)), split_behind_norm(64, 16), IMAGE),
+    "selection": lambda: Pair(*(selecting(32, CHOSEN, rewritten=done) for done in (False, True)), IMAGE),
+    "many selected": lambda: Pair(*(selecting(8, CHOSEN, rewritten=done) for done in (False, True)), IMAGE),
 }
 
 
