@@ -87,6 +87,8 @@ class Facts:
         of what capture saw saved.
     distributes : bool
         Channel-wise: f(cat(a, b)) = cat(f(a), f(b)) along the feature axis.
+    apart : int
+        How many of the first axes are a batch: f(cat(a, b), cat(c, d)) = cat(f(a, c), f(b, d)) along each of them.
     onnx : tuple of str
         Names of the same operator in ONNX.
     expands : tuple
@@ -103,6 +105,7 @@ class Facts:
     workspace: WorkspaceRule | None = None
     saves: WorkspaceRule | None = None
     distributes: bool = False
+    apart: int = 0
     onnx: tuple[str, ...] = ()
     expands: tuple[tuple[str, tuple[int, ...]], ...] = ()
 

@@ -36,6 +36,7 @@ register(
     "_scaled_dot_product_fused_attention_overrideable",
     kind=Kind.ATTENTION,
     as_name="scaled_dot_product_attention",
+    apart=2,
     axes=attention_axes,
     flops=flop_rules.attention,
     workspace=workspace.attention,

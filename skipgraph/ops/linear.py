@@ -81,7 +81,7 @@ register(
     onnx=("Conv", "ConvTranspose"),
 )
 register("mm", kind=Kind.MATMUL, axes=matrix_product_axes, flops=flop_rules.mm, fvcore=True)
-register("bmm", kind=Kind.MATMUL, axes=matrix_product_axes, flops=flop_rules.bmm, fvcore=True)
+register("bmm", kind=Kind.MATMUL, axes=matrix_product_axes, flops=flop_rules.bmm, fvcore=True, apart=1)
 register("_grouped_mm", kind=Kind.MATMUL, as_name="grouped_mm", axes=grouped_product_axes, flops=flop_rules.grouped_mm)
 register("matmul", kind=Kind.MATMUL, axes=matrix_product_axes, flops=flop_rules.matmul, fvcore=True, onnx=("MatMul",))
 register("linear", kind=Kind.MATMUL, axes=matrix_product_axes, flops=flop_rules.linear, fvcore=True)

@@ -17,10 +17,15 @@ _PASSING = {kind.value for kind in (Kind.LINEAR_MAP, Kind.SLICE, Kind.REDUCE, Ki
 
 
 class Channels(NamedTuple):
-    """Where the operands of a concat lie in a tensor: along which axis, and how wide each is."""
+    """Where the operands of a concat lie in a tensor: along which axis, and how wide each is.
+
+    ``times`` is how often they lie there, one row of operands behind the other: once, but for axes that are folded
+    into a batch.
+    """
 
     axis: int
     widths: tuple[int, ...]
+    times: int = 1
 
 
 @dataclass(slots=True)
@@ -67,12 +72,17 @@ def follow(graph: SkipGraph, nodes: dict[str, NodeAttributes], merge: Merge) -> 
     """
     axis = nodes[merge.node].get("axis") or 0
     found = Followed()
+    apart = _apart()
     if sum(nodes[operand]["shape"][axis] for operand in merge.operands) != nodes[merge.node]["shape"][axis]:
         raise BlockedError(merge.node, f"{merge.node} joins a constant as well")
     open_nodes = {merge.node: Channels(axis, tuple(nodes[operand]["shape"][axis] for operand in merge.operands))}
     while open_nodes:
         node = min(open_nodes, key=lambda name: nodes[name]["index"])
         channels = open_nodes.pop(node)
+        if apart.get(nodes[node]["op"]) and any(one not in found.carriers for _, one in graph.operands(node)):
+            raise BlockedError(
+                node, f"{node} ({nodes[node]['op']}) combines the concatenated channels with another tensor"
+            )
         if nodes[node].get("output"):
             what = "the concat" if node == merge.node else f"{node}, which carries the concatenated channels on,"
             raise BlockedError(node, f"{what} is also a model output")
@@ -82,19 +92,25 @@ def follow(graph: SkipGraph, nodes: dict[str, NodeAttributes], merge: Merge) -> 
         found.readers = found.readers or readers
         for reader in readers:
             attributes = nodes[reader]
-            if attributes["kind"] == Kind.CONCAT.value and attributes.get("axis") == channels.axis:
+            joins = attributes["kind"] == Kind.CONCAT.value and attributes.get("axis") == channels.axis
+            if joins and channels.times == 1:
                 if not attributes.get("live", True):  # it is no merge, and so no site
                     raise BlockedError(reader, f"{reader}, of which no output is made, joins the channels again")
                 found.concats.append(reader)
-            elif _splits(graph, reader, attributes, channels.axis, len(nodes[node]["shape"])):
+            elif _splits(graph, reader, attributes, channels, len(nodes[node]["shape"])):
                 found.layers[reader] = node
             else:
-                open_nodes[reader] = _carried(graph, nodes, node, reader, channels)
+                carried = _carried(graph, nodes, node, reader, channels)
+                if open_nodes.setdefault(reader, carried) != carried:
+                    raise BlockedError(reader, f"{reader} combines the concatenated channels in two arrangements")
     return found
 
 
-def _splits(graph: SkipGraph, reader: str, attributes: NodeAttributes, axis: int, rank: int) -> bool:
-    """Whether ``reader`` is linear and contracts ``axis``: W·cat(a, b) = W_a·a + W_b·b."""
+def _splits(graph: SkipGraph, reader: str, attributes: NodeAttributes, channels: Channels, rank: int) -> bool:
+    """Whether ``reader`` is linear and contracts the channels: W·cat(a, b) = W_a·a + W_b·b."""
+    axis = channels.axis
+    if channels.times > 1:
+        return False
     if attributes["op"] == "convolution":
         return axis == 1 and attributes.get("settings", {}).get("groups", 1) == 1
     if attributes["op"] == "index_select":  # its matrix is made of zeros and ones
@@ -112,7 +128,7 @@ def _carried(
     kind, op = attributes["kind"], attributes["op"]
     before, after = nodes[node]["shape"], attributes["shape"]
     axis = channels.axis
-    if op in ("convolution", "group_norm"):
+    if op in ("convolution", "group_norm") and channels.times == 1:
         return Channels(axis, _grouped(reader, attributes, channels.widths, before[axis], after[axis]))
     if kind == Kind.NORM.value and op not in _channel_wise():
         raise BlockedError(reader, f"{reader} ({op}) normalises across the concatenated channels")
@@ -123,13 +139,15 @@ def _carried(
         return viewed
     if kind == Kind.SLICE.value and attributes.get("axis") == axis:
         raise BlockedError(reader, f"{reader} takes a slice of the concatenated channels")
+    if axis < _apart().get(op, 0):
+        return channels
     if len(graph.pred[reader]) > 1 and kind not in _BINARY:
         raise BlockedError(reader, f"{reader} ({op}) combines the concatenated channels with another tensor")
     moved = _moved(attributes, axis, len(before), len(after))
     keeps = 0 <= moved < len(after) and after[moved] == before[axis]
     if not keeps or not (op in _channel_wise() or kind in _PASSING or kind in _BINARY):
         raise BlockedError(reader, f"{reader} ({op}) reads the concatenated channels together")
-    return Channels(moved, channels.widths)
+    return channels._replace(axis=moved)
 
 
 def _moved(attributes: NodeAttributes, axis: int, before: int, after: int) -> int:
@@ -143,19 +161,25 @@ def _moved(attributes: NodeAttributes, axis: int, before: int, after: int) -> in
 def _viewed(
     attributes: NodeAttributes, before: tuple[int, ...], after: tuple[int, ...], channels: Channels
 ) -> Channels | None:
-    """Where the operands lie in a view, if each is a stretch of one axis there."""
-    axis, widths = channels
+    """Where the operands lie in a view, if each is a stretch of one axis there, or is so time and again."""
+    axis, widths, times = channels
     dims = attributes.get("settings", {}).get("dims")
     if dims is not None:
-        return Channels(dims.index(axis), widths)
-    ahead = math.prod(before[:axis])
+        return channels._replace(axis=dims.index(axis))
+    total = sum(widths)
+    ahead = math.prod(before[:axis]) * times
     for place, size in enumerate(after):
-        if math.prod(after[:place]) != ahead or size < before[axis]:
+        outer = math.prod(after[:place])
+        if outer == ahead and size < total and all(width * size % total == 0 for width in widths):
+            return Channels(place, tuple(width * size // total for width in widths))  # of several channels each
+        if outer < ahead and outer * size == ahead * total and size % total == 0:
+            return Channels(place, widths, size // total)  # with what stands ahead of them
+        if outer != ahead:
             continue
         # What follows the channels may be flattened into them: each channel is then several columns.
         for behind in range(axis + 1, len(before) + 1):
             columns = math.prod(before[axis + 1 : behind])
-            if size == before[axis] * columns:
+            if size == total * columns:
                 return Channels(place, tuple(width * columns for width in widths))
     return None
 
@@ -170,6 +194,12 @@ def _grouped(
     if border is not None:
         raise BlockedError(reader, f"a group of {size} channels of {reader} straddles the boundary at channel {border}")
     return tuple(width * after // before for width in widths)
+
+
+@cache
+def _apart() -> dict[str, int]:
+    """Operators of which the first axes are a batch -> how many."""
+    return {facts.name: facts.apart for facts in registered().values() if facts.apart}
 
 
 @cache

@@ -28,7 +28,7 @@ def _workspaces(site: Site, layer: str) -> list[tuple[int, int]]:
     """What each part of a layer reads in the place of its operand, if it copies that, and what its kernel needs."""
     nodes = site.ranges.nodes
     shape = nodes[site.layers[layer]]["shape"]
-    axis, widths = site.carriers[site.layers[layer]]
+    axis, widths, _ = site.carriers[site.layers[layer]]
     needed = {}
     for width in set(widths):
         given = nodes[layer], shape, axis, width

@@ -159,7 +159,7 @@ def _step(site: Site, graph: SkipGraph, edits: Edits, call: str, widths: tuple[i
         for _, operand in graph.operands(node)
         if operand in site.carriers and nodes[operand]["site"] != call
     ]
-    before = _refined(site.carriers[read[0]], widths)
+    before = _refined(site, read[0], widths)
     carried = dict.fromkeys(nodes[operand]["site"] for operand in read)
     known = {name for one in carried for name in (one, *_handed_on(edits, one))}
     reads = tuple(name for name in edits.reads(call) if name in known)
@@ -168,12 +168,15 @@ def _step(site: Site, graph: SkipGraph, edits: Edits, call: str, widths: tuple[i
     if any(node in site.concats for node in inside):
         return Step("flatten", call, reads, before, before)
     last = max(inside, key=lambda node: nodes[node]["index"])
-    return Step("distribute", call, reads, before, _refined(site.carriers[last], widths))
+    return Step("distribute", call, reads, before, _refined(site, last, widths))
 
 
-def _refined(channels: Channels, widths: tuple[int, ...]) -> Channels:
+def _refined(site: Site, carrier: str, widths: tuple[int, ...]) -> Channels:
     """Where the operands lie, when some of those that were found have been taken apart themselves."""
+    channels = site.carriers[carrier]
     total = sum(channels.widths)
+    if channels.times > 1 or any(total * width % sum(widths) for width in widths):
+        raise BlockedError(carrier, f"{carrier} rearranges the concatenated channels")
     return Channels(channels.axis, tuple(total * width // sum(widths) for width in widths))
 
 

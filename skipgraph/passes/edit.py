@@ -90,7 +90,7 @@ class Edits(Protocol):
         ...
 
     def handed_on(self, call: str) -> list[str]:
-        """Calls that hand on what ``call`` makes as it is, as dropout does in evaluation."""
+        """Calls that hand on what ``call`` makes, or one of what it makes, as it is: dropout does so in evaluation."""
         ...
 
     def reads(self, call: str) -> list[str]:

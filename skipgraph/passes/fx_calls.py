@@ -19,6 +19,7 @@ BINARY = {
 }  # fmt: skip
 CONCATS = (torch.cat, torch.concat, torch.concatenate)
 _SUMS = {operator.add, operator.iadd, torch.add, "add", "add_"}
+SPLITS = ("split", torch.split, "chunk", torch.chunk)
 SIZED = {"view", "reshape", "expand", torch.reshape}  # calls that name the sizes of their result
 _VIEWS_OR_COPIES = {
     "reshape", "reshape_as", "flatten", "unflatten", "ravel", "contiguous", "to", "float", "type_as",
@@ -81,6 +82,16 @@ def writes(captured: Captured, node: fx.Node) -> bool:
         return str(node.target).endswith("_") and not str(node.target).endswith("__")
     name = getattr(node.target, "__name__", "")
     return node.target in _IN_PLACE or node.kwargs.get("inplace") is True or name.endswith("_")
+
+
+def is_split(node: fx.Node) -> bool:
+    """Whether a call makes several tensors of stretches of one, which others take one by one."""
+    return node.target in SPLITS and all(takes_one(user) for user in node.users)
+
+
+def takes_one(node: fx.Node) -> bool:
+    """Whether a call takes one of several tensors."""
+    return node.target is operator.getitem and isinstance(node.args[1], int)
 
 
 def may_view(captured: Captured, node: fx.Node) -> bool:

@@ -53,7 +53,7 @@ class FxEdits(FxLooks):
     def parts(self, call: str, of: Parts, before: Channels, after: Channels) -> list[str]:
         """A channel-wise call on each operand alone, with its slices of all tensors."""
         node = self._opened(call, contracts=False)
-        total = node.meta["shape"]
+        total = node.meta.get("shape")
         made = []
         with self._at(node):
             targets, arguments = self._cut_call(node, of, before, after, contracts=False)
@@ -61,7 +61,7 @@ class FxEdits(FxLooks):
                 args, kwargs = arguments(number)
                 if writes(self.captured, node):
                     args, kwargs = self._spared(node, of, args, kwargs)
-                shape = (*total[: after.axis], width, *total[after.axis + 1 :])
+                shape = (*total[: after.axis], width, *total[after.axis + 1 :]) if total else None
                 made.append(self._copy(node, targets[number], args, kwargs, shape))
                 if self._is_new(node, [(name, self._nodes[parts[number]]) for name, parts in of.items()], made[-1]):
                     self._fresh.add(made[-1])
@@ -173,7 +173,7 @@ class FxEdits(FxLooks):
         self, node: fx.Node, of: Parts, number: int, after: Channels
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """The arguments of any other call: other tensors are cut where they are broadcast along the channels."""
-        rank, total = len(node.meta["shape"]), sum(after.widths)
+        rank, total = len(node.meta.get("shape", ())), sum(after.widths)
         start, length = stretch(total, number, after.widths)
 
         def aligned(argument: fx.Node) -> fx.Node:
@@ -245,8 +245,12 @@ class FxEdits(FxLooks):
         nodes = [self._nodes[name] for name in operands]
         with self._at(self._nodes[at]):
             made = self.graph.call_function(torch.cat, (nodes, axis))
-        shape = list(nodes[0].meta["shape"])
-        shape[axis] = sum(node.meta["shape"][axis] for node in nodes)
+        shapes = [node.meta.get("shape") for node in nodes]
+        if None in shapes:  # parts of a split, whose stretches are joined one by one: it goes when all of them are
+            self._know(made, None)
+            return made.name
+        shape = list(shapes[0])
+        shape[axis] = sum(one[axis] for one in shapes)
         self._know(made, tuple(shape))
         return made.name
 
@@ -326,14 +330,15 @@ class FxEdits(FxLooks):
             self.graph.scope = outside
 
     def _copy(
-        self, node: fx.Node, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any], shape: tuple[int, ...]
+        self, node: fx.Node, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any], shape: tuple[int, ...] | None
     ) -> fx.Node:
         made = self.graph.create_node(node.op if isinstance(target, str) else "call_function", target, args, kwargs)
         made.meta.update(node.meta)  # what it was copied from
         self._know(made, shape)
         return made
 
-    def _know(self, node: fx.Node, shape: tuple[int, ...]) -> None:
-        node.meta["shape"] = shape
+    def _know(self, node: fx.Node, shape: tuple[int, ...] | None) -> None:
+        if shape is not None:
+            node.meta["shape"] = shape
         self._nodes[node.name] = node
         self.made.add(node)

@@ -23,6 +23,7 @@ from skipgraph.passes.fx_calls import (
     asks,
     axis_of,
     inputs_of,
+    is_split,
     joined,
     name_of,
     plain_sum,
@@ -110,6 +111,8 @@ class FxLooks:
     def obstacle(self, call: str, carried: Sequence[str], *, contracts: bool) -> str | None:
         """Why a call cannot be taken apart although its operators allow it; None if it can."""
         node = self._nodes[call]
+        if is_split(node):
+            return None
         if "shape" not in node.meta:
             return f"{call} ({name_of(node)}) makes several tensors"
         if node.op == "call_module":
@@ -190,8 +193,10 @@ class FxLooks:
         return next((int(given[name]) for name in ("groups", "num_groups") if name in given), 1)
 
     def handed_on(self, call: str) -> list[str]:
-        """Calls that hand on what ``call`` makes as it is, as dropout does in evaluation."""
+        """Calls that hand on what ``call`` makes, or one of what it makes, as it is: dropout does so in evaluation."""
         node = self._nodes[call]
+        if is_split(node):
+            return [user.name for user in node.users]
         return [
             user.name
             for user in node.users

@@ -109,7 +109,7 @@ class Undoing:
     def _concat(
         self, operands: Sequence[fx.Node], channels: Channels, scope: tuple[tuple[str, int], ...], at: fx.Node
     ) -> fx.Node:
-        axis, widths = channels
+        axis, widths, _ = channels
         with self.graph.inserting_before(at):
             made = self.graph.call_function(torch.cat, (list(operands), axis))
         shape = list(operands[0].meta["shape"])

@@ -13,14 +13,13 @@ from torch import fx
 
 from skipgraph.capture import Captured, ScopedGraph, copied
 from skipgraph.graph import SkipGraph
-from skipgraph.passes.fx_calls import CONCATS, axis_of, joined, let_join
+from skipgraph.passes.fx_calls import CONCATS, SPLITS, axis_of, joined, let_join
 from skipgraph.passes.live_ranges import LiveRanges
 from skipgraph.passes.workbench import Inputs, drawn
 
 _REGIONS = (
     torch._C._set_grad_enabled, torch.amp.autocast_mode._enter_autocast, torch.amp.autocast_mode._exit_autocast,
 )  # fmt: skip
-_SPLITS = ("split", torch.split, "chunk", torch.chunk)
 
 
 class Slice(NamedTuple):
@@ -106,7 +105,7 @@ class _Reading:
         sources = node.all_input_nodes
         self.graph.erase_node(node)
         for source in sources:
-            if not source._erased and not source.users and (source.target in CONCATS or source.target in _SPLITS):
+            if not source._erased and not source.users and (source.target in CONCATS or source.target in SPLITS):
                 self._sweep(source)
 
     def _replace(self, found: Slice, parts: Sequence[tuple[fx.Node, int, int]]) -> None:
@@ -210,7 +209,7 @@ def _windows(user: fx.Node, of: fx.Node, axis: int, size: int) -> Iterator[tuple
         _, dim, start, length = user.args
         if int(dim) % rank == axis:  # type: ignore[arg-type]
             yield user, (int(start), int(start) + int(length))  # type: ignore[arg-type]
-    elif user.target in _SPLITS:
+    elif user.target in SPLITS:
         widths = _split_widths(user, axis, rank, size)
         for part in user.users:
             if widths and part.target is operator.getitem and isinstance(part.args[1], int):
