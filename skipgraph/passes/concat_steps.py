@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from skipgraph.graph import Merge, SkipGraph
@@ -160,7 +160,7 @@ def _step(site: Site, graph: SkipGraph, edits: Edits, call: str, widths: tuple[i
         if operand in site.carriers and nodes[operand]["site"] != call
     ]
     before = _refined(site, read[0], widths)
-    carried = dict.fromkeys(nodes[operand]["site"] for operand in read)
+    carried = dict.fromkeys(nodes[one]["site"] for operand in read for one in (operand, *_same(operand, site, graph)))
     known = {name for one in carried for name in (one, *_handed_on(edits, one))}
     reads = tuple(name for name in edits.reads(call) if name in known)
     if any(node in site.layers for node in inside):
@@ -169,6 +169,17 @@ def _step(site: Site, graph: SkipGraph, edits: Edits, call: str, widths: tuple[i
         return Step("flatten", call, reads, before, before)
     last = max(inside, key=lambda node: nodes[node]["index"])
     return Step("distribute", call, reads, before, _refined(site, last, widths))
+
+
+def _same(carrier: str, site: Site, graph: SkipGraph) -> Iterator[str]:
+    """What a carrier is a view of in the same shape, so that the graph of operators does not tell who reads which."""
+    nodes = graph.nodes
+    while nodes[carrier].get("is_view"):
+        (source,) = graph.pred[carrier]
+        if source not in site.carriers or nodes[source]["shape"] != nodes[carrier]["shape"]:
+            return
+        carrier = source
+        yield carrier
 
 
 def _refined(site: Site, carrier: str, widths: tuple[int, ...]) -> Channels:
