@@ -100,7 +100,12 @@ def follow(graph: SkipGraph, nodes: dict[str, NodeAttributes], merge: Merge) -> 
             elif _splits(graph, reader, attributes, channels, len(nodes[node]["shape"])):
                 found.layers[reader] = node
             else:
-                carried = _carried(graph, nodes, node, reader, channels)
+                try:
+                    carried = _carried(graph, nodes, node, reader, channels)
+                except BlockedError:
+                    if channels.times == 1:
+                        raise
+                    raise BlockedError(node, f"{node} rearranges the concatenated channels") from None
                 if open_nodes.setdefault(reader, carried) != carried:
                     raise BlockedError(reader, f"{reader} combines the concatenated channels in two arrangements")
     return found

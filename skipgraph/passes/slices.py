@@ -17,9 +17,7 @@ from skipgraph.passes.fx_calls import CONCATS, SPLITS, axis_of, joined, let_join
 from skipgraph.passes.live_ranges import LiveRanges
 from skipgraph.passes.workbench import Inputs, drawn
 
-_REGIONS = (
-    torch._C._set_grad_enabled, torch.amp.autocast_mode._enter_autocast, torch.amp.autocast_mode._exit_autocast,
-)  # fmt: skip
+_AUTOCAST = (torch.amp.autocast_mode._enter_autocast, torch.amp.autocast_mode._exit_autocast)
 
 
 class Slice(NamedTuple):
@@ -81,10 +79,11 @@ class _Reading:
         self.graph = graph
         self._joining = joining
         self._memories = [_Memory(drawing) for drawing in drawings]
+        self._graded = graded(graph)
 
     def run(self) -> bool:
         """Whether anything was done. Operands may be concats themselves, of which slices are taken then."""
-        if any(node.target in _REGIONS for node in self.graph.nodes):  # a view has its operand's gradient and dtype
+        if any(node.target in _AUTOCAST for node in self.graph.nodes):  # a view has its operand's dtype
             return False
         done = False
         while any([self._take(found) for found in list(_slices(self.graph))]):  # noqa: C419 (each of them is tried)
@@ -93,7 +92,8 @@ class _Reading:
 
     def _take(self, found: Slice) -> bool:
         """Read one slice off the operands, if it can be."""
-        if found.call.users and all(memory.allows(found) for memory in self._memories):
+        alike = len({self._graded.get(one) for one in (found.call, found.concat, *joined(found.concat))}) == 1
+        if found.call.users and alike and all(memory.allows(found) for memory in self._memories):
             self._replace(found, list(_overlaps(found)))
         if found.call.users:
             return False
@@ -105,6 +105,9 @@ class _Reading:
         sources = node.all_input_nodes
         self.graph.erase_node(node)
         for source in sources:
+            for user in list(source.users):
+                if user.target is getattr and not user.users:  # what asked for it, and is not read
+                    self.graph.erase_node(user)
             if not source._erased and not source.users and (source.target in CONCATS or source.target in SPLITS):
                 self._sweep(source)
 
@@ -121,6 +124,7 @@ class _Reading:
             with self.graph.inserting_before(call):
                 whole = self.graph.call_function(torch.cat, (operands, found.axis))
             whole.meta = {**call.meta}
+            self._graded[whole] = self._graded[call]
             self._know(whole, found.concat)
             call.replace_all_uses_with(whole)
 
@@ -134,6 +138,7 @@ class _Reading:
             "shape": (*shape[: found.axis], stop - start, *shape[found.axis + 1 :]),
             "scope": found.call.meta.get("scope", ()),
         }
+        self._graded[made] = self._graded[found.call]
         self._know(made, operand)
         return made
 
@@ -141,6 +146,22 @@ class _Reading:
         """``made`` is a view of ``like``, or may be read as that is."""
         for memory in self._memories:
             memory.made[made.name] = memory.made[like.name]
+
+
+def graded(graph: fx.Graph) -> dict[fx.Node, Any]:
+    """Whether autograd is on where each call runs: True, False, None (as at the call), or what switched it otherwise.
+
+    A view has its operand's gradient, so that it may stand for a copy only where both are made alike.
+    """
+    state: Any = None
+    states: dict[fx.Node, Any] = {}
+    for node in graph.nodes:
+        states[node] = state
+        if node.target is torch._C._set_grad_enabled:
+            given = node.args[0]
+            asked = isinstance(given, fx.Node) and given.target is torch.is_grad_enabled
+            state = states[given] if asked else given if isinstance(given, bool) else node
+    return states
 
 
 class _Memory:

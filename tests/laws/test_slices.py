@@ -120,15 +120,40 @@ def _flattened(m: Any, x: Tensor) -> Tensor:
     return m.wide(whole) + whole[:, :4]  # type: ignore[no-any-return]
 
 
-@pytest.mark.parametrize("forward", [_dropped, _promoted, _empty, _flattened])
+def _without_gradient(m: Any, x: Tensor) -> Tensor:
+    whole = torch.cat([m.a(x), m.b(x)], 1)
+    with torch.no_grad():
+        first = whole[:, :4]
+    return m.last(whole) + first  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("forward", [_dropped, _promoted, _empty, _flattened, _without_gradient])
 def test_where_a_slice_of_an_operand_is_another(forward: Callable[..., Tensor]) -> None:
-    """Written over in training alone, of another dtype, out of line, or of a size that moves with the input's."""
+    """Written over in training alone, of another dtype, out of line, without a gradient; or it moves with the input."""
     model = Written(
         forward, a=nn.Conv2d(3, 4, 1), b=nn.Conv2d(3, 4, 1), last=nn.Conv2d(8, 4, 1), wide=nn.Linear(8 * 36, 4),
         drop=nn.Dropout(0.5, inplace=True),
     )  # fmt: skip
     original = captured(model, ((image(3),), {}))
     assert read_off_operands(original, ((image(3),), {}), joining=True) is original
+
+
+def test_blocks_without_gradients() -> None:
+    """Reversible blocks (Gomez et al., RevNet, 2017) join halves that the next one takes apart; some ask in vain."""
+
+    def forward(m: Any, x: Tensor) -> Tensor:
+        with torch.no_grad():
+            for _ in range(3):
+                first, second = x.chunk(2, 1)
+                first = first + m.a(second)
+                m.kept, x = x.data, torch.cat([first, second + torch.tanh(m.b(first))], 1)
+        return m.last(x)  # type: ignore[no-any-return]
+
+    model = Written(forward, a=nn.Conv2d(4, 4, 1), b=nn.Conv2d(4, 4, 1), last=nn.Conv2d(8, 4, 1))
+    result = rewritten(model, (image(8),), ConcatToSum(), only=("*",))
+    assert reasons(result) == {}
+    assert result.after.counts.concat == 0
+    assert_agreement(model, result, (image(8),))
 
 
 def test_patterns_choose_by_the_ids_of_inspection() -> None:
