@@ -18,7 +18,7 @@ FIELDS = {
     "rerun": "status way ends reason seconds difference".split(),
     "fx": ["status"],
     "export": ["status", "seconds"],
-    "rewrite": "status reason seconds rewritten refused error".split(),
+    "rewrite": "status reason seconds rewritten refused error reasons".split(),
 }
 
 
@@ -32,9 +32,16 @@ def write_tables(records: Records, versions: dict[str, str], folder: Path) -> No
         columns = [(stage, field) for stage, fields in FIELDS.items() for field in fields]
         writer.writerow(["library", "model", *(f"{stage} {field}" for stage, field in columns)])
         for (library, model), stages in models.items():
-            cells = [stages.get(stage, {}).get(field, "") for stage, field in columns]
-            writer.writerow([library, model, *("" if cell is None else cell for cell in cells)])
+            cells = [stages.get(stage, {}).get(field) for stage, field in columns]
+            writer.writerow([library, model, *map(text, cells)])
     (folder / "zoo.md").write_text("\n".join(summary(models, versions)) + "\n")
+
+
+def text(cell: Any) -> Any:
+    """A cell of the table: nothing for what is not known, and counts in words."""
+    if isinstance(cell, dict):
+        return "; ".join(f"{count} × {name}" for name, count in cell.items())
+    return "" if cell is None else cell
 
 
 def summary(models: Models, versions: dict[str, str]) -> Iterator[str]:
