@@ -32,7 +32,9 @@ def distribute(edits: Edits, call: str, concats: Sequence[str], before: Channels
     """Law 2: ``f(cat(a, b)) = cat(f_a(a), f_b(b))`` for channel-wise *f*; the new concat is returned.
 
     *f* may read several concats of the same widths, as ``x · sigmoid(x)`` does, and tensors that are no concats, which
-    are cut like the channels; ``f_a`` has those slices of the parameters and buffers of *f* that belong to *a*.
+    are cut like the channels; ``f_a`` has those slices of the parameters and buffers of *f* that belong to *a*. Where
+    channels are folded into heads of several, each of one operand, the heads are meant by channels from there on: a
+    product of matrices, and attention, work on each head alone.
 
     Proof. Channel *i* of ``f(x)`` is a function ``f_i`` of channel *i* of *x* alone, or with groups of the channels in
     the group of *i*, none of which straddles a border. On the left that channel is one of *a* or of *b*, on the right
@@ -50,7 +52,9 @@ def split(edits: Edits, layer: str, concat: str, before: Channels) -> str:
 
     Proof. An output channel *o* of a convolution, transposed convolution or linear layer without groups is
     ``c_o + Σ_i K_oi(x_i)``, linear in each input channel. The sum over *i* falls apart at the border; each part is the
-    layer with the columns ``K_o·`` of its operand, and *c* is in one of them. ∎
+    layer with the columns ``K_o·`` of its operand, and *c* is in one of them. A selection ``x ↦ x[π]`` is linear, too:
+    its matrix has a one in row *i* at column ``π_i``, and zeros elsewhere, so that the part of an operand selects what
+    is its own, and zeros for what is another's. That holds for every π, which may be a buffer of the state dict. ∎
     """
     summands = edits.summands(layer, {concat: edits.operands(concat)}, before)
     total = reduce(lambda left, right: edits.add(left, right, layer), summands)
