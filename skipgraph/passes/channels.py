@@ -71,44 +71,58 @@ def follow(graph: SkipGraph, nodes: dict[str, NodeAttributes], merge: Merge) -> 
         At the first node, in order of execution, that needs all channels together.
     """
     axis = nodes[merge.node].get("axis") or 0
-    found = Followed()
-    apart = _apart()
-    if sum(nodes[operand]["shape"][axis] for operand in merge.operands) != nodes[merge.node]["shape"][axis]:
+    widths = tuple(nodes[operand]["shape"][axis] for operand in merge.operands)
+    if sum(widths) != nodes[merge.node]["shape"][axis]:
         raise BlockedError(merge.node, f"{merge.node} joins a constant as well")
-    open_nodes = {merge.node: Channels(axis, tuple(nodes[operand]["shape"][axis] for operand in merge.operands))}
+    found = Followed()
+    open_nodes = {merge.node: Channels(axis, widths)}
     while open_nodes:
         node = min(open_nodes, key=lambda name: nodes[name]["index"])
         channels = open_nodes.pop(node)
-        if apart.get(nodes[node]["op"]) and any(one not in found.carriers for _, one in graph.operands(node)):
-            raise BlockedError(
-                node, f"{node} ({nodes[node]['op']}) combines the concatenated channels with another tensor"
-            )
-        if nodes[node].get("output"):
-            what = "the concat" if node == merge.node else f"{node}, which carries the concatenated channels on,"
-            raise BlockedError(node, f"{what} is also a model output")
+        _refuse(graph, nodes, node, merge, found)
         found.carriers[node] = channels
         readers = list(graph.adj[node])  # those of which no output is made read it as well
         found.branches = found.branches or len(readers) > 1
         found.readers = found.readers or readers
         for reader in readers:
-            attributes = nodes[reader]
-            joins = attributes["kind"] == Kind.CONCAT.value and attributes.get("axis") == channels.axis
-            if joins and channels.times == 1:
-                if not attributes.get("live", True):  # it is no merge, and so no site
+            if _joins(nodes[reader], channels):
+                if not nodes[reader].get("live", True):  # it is no merge, and so no site
                     raise BlockedError(reader, f"{reader}, of which no output is made, joins the channels again")
                 found.concats.append(reader)
-            elif _splits(graph, reader, attributes, channels, len(nodes[node]["shape"])):
+            elif _splits(graph, reader, nodes[reader], channels, len(nodes[node]["shape"])):
                 found.layers[reader] = node
             else:
-                try:
-                    carried = _carried(graph, nodes, node, reader, channels)
-                except BlockedError:
-                    if channels.times == 1:
-                        raise
-                    raise BlockedError(node, f"{node} rearranges the concatenated channels") from None
+                carried = _carried_on(graph, nodes, node, reader, channels)
                 if open_nodes.setdefault(reader, carried) != carried:
                     raise BlockedError(reader, f"{reader} combines the concatenated channels in two arrangements")
     return found
+
+
+def _refuse(graph: SkipGraph, nodes: dict[str, NodeAttributes], node: str, merge: Merge, found: Followed) -> None:
+    """Raise where a carrier is wanted whole, or is made of something else as well."""
+    op = nodes[node]["op"]
+    if _apart().get(op) and any(operand not in found.carriers for _, operand in graph.operands(node)):
+        raise BlockedError(node, f"{node} ({op}) combines the concatenated channels with another tensor")
+    if nodes[node].get("output"):
+        what = "the concat" if node == merge.node else f"{node}, which carries the concatenated channels on,"
+        raise BlockedError(node, f"{what} is also a model output")
+
+
+def _joins(reader: NodeAttributes, channels: Channels) -> bool:
+    """Whether ``reader`` is a concat along the channels."""
+    return reader["kind"] == Kind.CONCAT.value and reader.get("axis") == channels.axis and channels.times == 1
+
+
+def _carried_on(
+    graph: SkipGraph, nodes: dict[str, NodeAttributes], node: str, reader: str, channels: Channels
+) -> Channels:
+    """Where the operands lie behind ``reader``; what folds them into others is to blame for what that cannot read."""
+    try:
+        return _carried(graph, nodes, node, reader, channels)
+    except BlockedError:
+        if channels.times == 1:
+            raise
+        raise BlockedError(node, f"{node} rearranges the concatenated channels") from None
 
 
 def _splits(graph: SkipGraph, reader: str, attributes: NodeAttributes, channels: Channels, rank: int) -> bool:

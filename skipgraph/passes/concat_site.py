@@ -70,15 +70,10 @@ def _apart(graph: SkipGraph, merge: Merge) -> Merge:
     for node in sorted(merge.nodes, key=lambda node: -graph.nodes[node]["index"]):
         if {reader for reader in graph.adj[node] if graph.nodes[reader].get("live", True)} <= nested:
             nested.add(node)
-    return (
-        merge
-        if nested >= set(merge.nodes)
-        else replace(
-            merge,
-            operands=tuple(_operands(graph, merge.node, nested)),
-            nodes=tuple(node for node in merge.nodes if node in nested),
-        )
-    )
+    if nested >= set(merge.nodes):
+        return merge
+    operands = tuple(_operands(graph, merge.node, nested))
+    return replace(merge, operands=operands, nodes=tuple(node for node in merge.nodes if node in nested))
 
 
 def _operands(graph: SkipGraph, concat: str, nested: Collection[str]) -> Iterator[str]:
