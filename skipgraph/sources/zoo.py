@@ -88,10 +88,11 @@ def _torchvision_example(builder: Callable[..., Any], available: list[Any]) -> C
     """What the weights of this model were evaluated on, as far as torchvision says it."""
     preset = getattr(available[0].transforms, "keywords", {}) if available else {}
     size = preset.get("crop_size") or preset.get("resize_size") or _IMAGE_SIZE
-    height, width = (size, size) if isinstance(size, int) else (size[0], size[-1])
     family = builder.__module__.split(".")[2]
 
     def example(model: torch.nn.Module) -> Example:
+        own = getattr(model, "image_size", size)  # some take one size alone, and another one with weights
+        height, width = (own, own) if isinstance(own, int) else (own[0], own[-1])
         image = torch.empty(1, 3, height, width, device="meta")
         if family == "video":
             frames = max(_FRAMES, available[0].meta.get("min_temporal_size", 1)) if available else _FRAMES

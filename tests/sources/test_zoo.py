@@ -19,6 +19,7 @@ from skipgraph.sources import kinds, load, zoo
         ("torchvision:fcn_resnet50", "FCN", [(1, 3, 520, 520)]),
         ("torchvision:r3d_18", "VideoResNet", [(1, 3, 16, 112, 112)]),
         ("torchvision:raft_small", "RAFT", [(1, 3, 224, 224)] * 2),
+        ("torchvision:vit_b_16(image_size=64)", "VisionTransformer", [(1, 3, 64, 64)]),
     ],
 )
 def test_models_come_with_their_own_size(spec: str, name: str, shapes: list[tuple[int, ...]]) -> None:
