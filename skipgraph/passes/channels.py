@@ -147,6 +147,8 @@ def _carried(
     kind, op = attributes["kind"], attributes["op"]
     before, after = nodes[node]["shape"], attributes["shape"]
     axis = channels.axis
+    if axis >= _windows_from(op, kind, len(before)) or (axis != 1 and _counts_channels(op, kind)):
+        raise BlockedError(reader, f"{reader} ({op}) takes the concatenated channels for another axis")
     if op in ("convolution", "group_norm") and channels.times == 1:
         return Channels(axis, _grouped(reader, attributes, channels.widths, before[axis], after[axis]))
     if kind == Kind.NORM.value and op not in _channel_wise():
@@ -167,6 +169,18 @@ def _carried(
     if not keeps or not (op in _channel_wise() or kind in _PASSING or kind in _BINARY):
         raise BlockedError(reader, f"{reader} ({op}) reads the concatenated channels together")
     return channels._replace(axis=moved)
+
+
+def _windows_from(op: str, kind: str, rank: int) -> int:
+    """The first of the axes that a pooling or a resampling works along: the last ones, as many as its name says."""
+    if kind != Kind.RESAMPLE.value and "pool" not in op:
+        return rank
+    return rank - next((int(letter) for letter in op if letter in "123"), rank - 2)
+
+
+def _counts_channels(op: str, kind: str) -> bool:
+    """Whether an operator has numbers for each channel, which it takes to be along axis 1."""
+    return op == "convolution" or (kind == Kind.NORM.value and (op in _channel_wise() or op == "group_norm"))
 
 
 def _moved(attributes: NodeAttributes, axis: int, before: int, after: int) -> int:

@@ -38,6 +38,9 @@ def steps(site: Site, graph: SkipGraph, edits: Edits) -> list[Step]:
         if call not in concats:
             step = _step(site, graph, edits, call, whole.widths)
             found += [step, *(_handing_on(edits, call, step.after, calls) if step.law == "distribute" else [])]
+    inner = [step.reads[0] for step in found if step.call in concats]
+    for concat in concats:
+        _check_contexts(found, concat, [*inner, *_operands(edits, concat, inner)], edits)
     _check(found, list(concats), edits)
     return found
 
@@ -63,6 +66,17 @@ def _operands(edits: Edits, concat: str, nested: Sequence[str]) -> list[str]:
     ]
 
 
+def _check_contexts(found: Sequence[Step], concat: str, operands: Sequence[str], edits: Edits) -> None:
+    """A concat ends gradients, or keeps a dtype, where it runs under something else than its operands do.
+
+    Then its parts have to run there, too.
+    """
+    own = edits.context(concat)
+    other = next((step.call for step in found if edits.context(step.call) != own), None)
+    if other is not None and any(edits.context(operand) != own for operand in operands):
+        raise BlockedError(other, f"{other} runs with other gradients, or in another precision, than {concat}")
+
+
 def _check(found: Sequence[Step], concats: Sequence[str], edits: Edits) -> None:
     # Concats nested in one may be nested in one another: those in between read what goes as well.
     joining = [*concats, *(step.reads[0] for step in found if step.call in concats)]
@@ -75,7 +89,7 @@ def _check(found: Sequence[Step], concats: Sequence[str], edits: Edits) -> None:
             raise BlockedError(step.call, f"{step.call} was rewritten with an earlier site")
         if step.law == "flatten":
             continue
-        obstacle = edits.obstacle(step.call, step.reads, contracts=step.law == "split")
+        obstacle = edits.obstacle(step)
         if obstacle is not None:
             raise BlockedError(step.call, obstacle)
         border = edits.straddled(step.call, step.before) if step.law == "distribute" else None

@@ -6,7 +6,7 @@ follow the channels) stands in `skipgraph.ops.cuts`. `FxEdits` edits the graphs 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -81,12 +81,12 @@ class Edits(Protocol):
         """The first border of the operands that falls into a group of the call's channels; None if there is none."""
         ...
 
-    def obstacle(self, call: str, carried: Sequence[str], *, contracts: bool) -> str | None:
-        """Why a call cannot be taken apart although its operators allow it, in one sentence; None if it can.
+    def obstacle(self, step: Step) -> str | None:
+        """Why a call cannot be taken apart although its operators allow it, in one sentence; None if it can."""
+        ...
 
-        ``carried`` are the calls among its operands that will be in parts; ``contracts`` says that it is a linear
-        layer to be split into summands.
-        """
+    def context(self, call: str) -> Hashable:
+        """What a call runs under: calls of different contexts cannot stand for one another."""
         ...
 
     def handed_on(self, call: str) -> list[str]:

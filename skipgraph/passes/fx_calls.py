@@ -21,6 +21,7 @@ CONCATS = (torch.cat, torch.concat, torch.concatenate)
 _SUMS = {operator.add, operator.iadd, torch.add, "add", "add_"}
 SPLITS = ("split", torch.split, "chunk", torch.chunk)
 SIZED = {"view", "reshape", "expand", torch.reshape}  # calls that name the sizes of their result
+UNFLATTENS = ("unflatten", torch.unflatten)
 _VIEWS_OR_COPIES = {
     "reshape", "reshape_as", "flatten", "unflatten", "ravel", "contiguous", "to", "float", "type_as",
     torch.reshape, torch.flatten, torch.unflatten, torch.ravel,
@@ -108,6 +109,29 @@ def sweep(graph: fx.Graph, node: fx.Node) -> None:
     for one in inputs:
         if not one.users and not one._erased and one.op != "placeholder":
             sweep(graph, one)
+
+
+def place_sizes(node: fx.Node) -> None:
+    """Give the tensor and the sizes of a call of `SIZED` by their places, if they are given by name."""
+    given = dict(node.kwargs)
+    tensor = node.args[:1] or tuple(given.pop(name) for name in ("input", "self") if name in given)
+    sizes = node.args[1:] or tuple(given.pop(name) for name in ("size", "shape") if name in given)
+    if tensor and sizes:
+        node.args, node.kwargs = (*tensor, *sizes), given
+
+
+def sizes_of(node: fx.Node) -> list[Any]:
+    """The sizes that a call of `SIZED` is given."""
+    _, *sizes = node.args
+    nested = len(sizes) == 1 and isinstance(sizes[0], (list, tuple))
+    return list(sizes[0] if nested else sizes)  # type: ignore[arg-type]
+
+
+def leaves(size: fx.Node) -> list[fx.Node]:
+    """What a size is computed from: the calls that ask for sizes, and what else is no arithmetic."""
+    if asks(size) or size.op != "call_function":
+        return [size]
+    return [leaf for one in size.all_input_nodes for leaf in leaves(one)]
 
 
 def resized(args: Any, axis: int, length: int) -> tuple[Any, ...]:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from itertools import accumulate
 from typing import Any
 
 import torch
-from torch import fx
+from torch import fx, nn
 from torch.nn.utils.parametrize import is_parametrized
 
 from skipgraph.capture import Captured, ScopedGraph
@@ -20,15 +20,20 @@ from skipgraph.passes.fx_calls import (
     BINARY,
     CONCATS,
     SIZED,
+    UNFLATTENS,
     asks,
     axis_of,
     inputs_of,
     is_split,
     joined,
+    leaves,
     name_of,
+    place_sizes,
     plain_sum,
+    sizes_of,
     writes,
 )
+from skipgraph.passes.fx_contexts import contexts
 from skipgraph.passes.fx_products import merge_obstacle
 from skipgraph.passes.surgery import Surgery
 
@@ -62,6 +67,10 @@ class FxLooks:
         for one in captured.unlike_graphs():
             self._calls |= Counter(str(node.target) for node in one.nodes if node.op == "call_module")
             self._read |= {str(node.target).rpartition(".")[0] for node in one.nodes if node.op == "get_attr"}
+        self._contexts = contexts(graph)
+        for node in graph.nodes:
+            if node.target in SIZED:
+                place_sizes(node)
         self._name_versions()
 
     def _name_versions(self) -> None:
@@ -108,9 +117,20 @@ class FxLooks:
         """Whether a call is as it was: no edit has put another one in its place."""
         return call in self._nodes and self._nodes[call].name == call
 
-    def obstacle(self, call: str, carried: Sequence[str], *, contracts: bool) -> str | None:
+    def context(self, call: str) -> Hashable:
+        """What a call runs under."""
+        return self._contexts.get(self._nodes[call])
+
+    def obstacle(self, step: Step) -> str | None:
         """Why a call cannot be taken apart although its operators allow it; None if it can."""
+        call, contracts = step.call, step.law == "split"
         node = self._nodes[call]
+        if "out" in node.kwargs:
+            return f"{call} ({name_of(node)}) writes into a tensor that it is given"
+        if not contracts and self._misplaced(node, step):
+            return f"{call} ({name_of(node)}) reads channels along axis 1, and theirs is {step.before.axis}"
+        if self._moves(node, step):
+            return f"{call} ({name_of(node)}) folds the channels by sizes that are those of all operands"
         if is_split(node):
             return None
         if "shape" not in node.meta:
@@ -119,7 +139,7 @@ class FxLooks:
             return self._module_obstacle(node, contracts=contracts)
         if writes(self.captured, node) and (source := self._source(node.all_input_nodes[0])).op in _LASTING:
             return f"{call} ({name_of(node)}) writes over {source.target}, which is not the forward's own"
-        others = [one for one in node.all_input_nodes if one.name not in carried and "shape" in one.meta]
+        others = [one for one in node.all_input_nodes if one.name not in step.reads and "shape" in one.meta]
         known = cut_of_function(node.target, contracts=contracts)
         if contracts:
             if known is None:
@@ -128,6 +148,38 @@ class FxLooks:
         if known is None and others and node.target not in BINARY:
             return f"{call} ({name_of(node)}) reads another tensor beside the concatenated channels"
         return None
+
+    def _misplaced(self, node: fx.Node, step: Step) -> bool:
+        """Whether a call has a number for each channel, of which it finds the axis itself."""
+        if node.op == "call_module":
+            path = str(node.target)
+            known = self.surgery.cuts.get(path)
+            cut = known[0] if known else cut_of_module(self.captured.get_submodule(path), contracts=False)
+        else:
+            cut = (cut_of_function(node.target, contracts=False) or (None,))[0]
+        return cut is not None and bool(cut.tensors) and step.before.axis != 1
+
+    def _moves(self, node: fx.Node, step: Step) -> bool:
+        """Whether a call folds channels by a size that is not that of the parts, nor can be changed into it.
+
+        With one sample a batch may be folded into the channels without a trace: its size is none of theirs.
+        """
+        if node.op == "call_module":
+            module = self.captured.get_submodule(str(node.target))
+            return isinstance(module, nn.Unflatten) and self._unflattens(module.dim, module.unflattened_size, step)
+        if node.target in UNFLATTENS:
+            given = dict(zip(("input", "dim", "sizes"), node.args, strict=False)) | node.kwargs
+            return self._unflattens(given["dim"], given["sizes"], step)
+        if node.target not in SIZED:
+            return False
+        size = sizes_of(node)[step.after.axis]
+        return isinstance(size, fx.Node) and not all(
+            leaf.target == "size" and leaf.args[1:] == (step.before.axis,) for leaf in leaves(size)
+        )
+
+    def _unflattens(self, dim: Any, sizes: Any, step: Step) -> bool:
+        rank = len(self._nodes[step.reads[0]].meta["shape"])
+        return not isinstance(dim, int) or (dim % rank == step.before.axis and sizes[0] != -1)
 
     def _source(self, node: fx.Node) -> fx.Node:
         """What a tensor is a view of, or was before it was written over."""

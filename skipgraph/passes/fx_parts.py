@@ -35,13 +35,13 @@ class _Owner(NamedTuple):
 
 
 class _Run(NamedTuple):
-    """Products that are added up, by where the slices begin that they read; how wide the slices are, of what width.
+    """Products that are added up, by start and length of the slices that they read; how wide these are, of what width.
 
     ``of`` is None for selections: their index does not tell how many channels there are.
     """
 
     owner: _Owner
-    products: dict[int, fx.Node]
+    products: dict[tuple[int, int], fx.Node]
     wide: int
     of: int | None
 
@@ -125,14 +125,14 @@ class Parts:
         """A product of a function with a slice of its weight, or a selection out of one operand."""
         if node.target is selected:
             index, start, width = node.args[2].args  # type: ignore[union-attr]
-            return _Run(self._owner(torch.index_select, index), {int(start): node}, int(width), None)  # type: ignore[arg-type]
+            return _Run(self._owner(torch.index_select, index), {(int(start), int(width)): node}, int(width), None)  # type: ignore[arg-type]
         weight = _sliced_weight(node) if node.target in functions else None
         if weight is None:
             return None
         _, axis, start, length = weight.args
         owner = self._owner(node.target, _bare(weight))
         shape = _bare(weight).meta["shape"] if owner.call else _attribute(self._captured, _path(weight)).shape
-        return _Run(owner, {int(start): node}, int(length), shape[axis])  # type: ignore[arg-type]
+        return _Run(owner, {(int(start), int(length)): node}, int(length), shape[axis])  # type: ignore[arg-type]
 
     def _owner(self, function: Any, tensor: Any) -> _Owner:
         if tensor.op != "get_attr":

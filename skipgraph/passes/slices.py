@@ -14,6 +14,7 @@ from torch import fx
 from skipgraph.capture import Captured, ScopedGraph, copied
 from skipgraph.graph import SkipGraph
 from skipgraph.passes.fx_calls import CONCATS, SPLITS, axis_of, joined, let_join
+from skipgraph.passes.fx_contexts import contexts
 from skipgraph.passes.live_ranges import LiveRanges
 from skipgraph.passes.workbench import Inputs, drawn
 
@@ -79,7 +80,7 @@ class _Reading:
         self.graph = graph
         self._joining = joining
         self._memories = [_Memory(drawing) for drawing in drawings]
-        self._graded = graded(graph)
+        self._contexts = contexts(graph)
 
     def run(self) -> bool:
         """Whether anything was done. Operands may be concats themselves, of which slices are taken then."""
@@ -92,7 +93,8 @@ class _Reading:
 
     def _take(self, found: Slice) -> bool:
         """Read one slice off the operands, if it can be."""
-        alike = len({self._graded.get(one) for one in (found.call, found.concat, *joined(found.concat))}) == 1
+        # A view has its operand's gradient, so that it may stand for a copy only where both are made alike.
+        alike = len({self._contexts.get(one) for one in (found.call, found.concat, *joined(found.concat))}) == 1
         if found.call.users and alike and all(memory.allows(found) for memory in self._memories):
             self._replace(found, list(_overlaps(found)))
         if found.call.users:
@@ -124,7 +126,7 @@ class _Reading:
             with self.graph.inserting_before(call):
                 whole = self.graph.call_function(torch.cat, (operands, found.axis))
             whole.meta = {**call.meta}
-            self._graded[whole] = self._graded[call]
+            self._contexts[whole] = self._contexts[call]
             self._know(whole, found.concat)
             call.replace_all_uses_with(whole)
 
@@ -138,7 +140,7 @@ class _Reading:
             "shape": (*shape[: found.axis], stop - start, *shape[found.axis + 1 :]),
             "scope": found.call.meta.get("scope", ()),
         }
-        self._graded[made] = self._graded[found.call]
+        self._contexts[made] = self._contexts[found.call]
         self._know(made, operand)
         return made
 
@@ -146,22 +148,6 @@ class _Reading:
         """``made`` is a view of ``like``, or may be read as that is."""
         for memory in self._memories:
             memory.made[made.name] = memory.made[like.name]
-
-
-def graded(graph: fx.Graph) -> dict[fx.Node, Any]:
-    """Whether autograd is on where each call runs: True, False, None (as at the call), or what switched it otherwise.
-
-    A view has its operand's gradient, so that it may stand for a copy only where both are made alike.
-    """
-    state: Any = None
-    states: dict[fx.Node, Any] = {}
-    for node in graph.nodes:
-        states[node] = state
-        if node.target is torch._C._set_grad_enabled:
-            given = node.args[0]
-            asked = isinstance(given, fx.Node) and given.target is torch.is_grad_enabled
-            state = states[given] if asked else given if isinstance(given, bool) else node
-    return states
 
 
 class _Memory:

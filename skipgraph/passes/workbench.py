@@ -12,6 +12,7 @@ from skipgraph.capture.trees import doubled
 from skipgraph.cost import price
 from skipgraph.errors import CaptureError
 from skipgraph.graph import SkipGraph, build
+from skipgraph.passes.fx_contexts import switches
 from skipgraph.passes.fx_edits import FxEdits
 from skipgraph.passes.order import Scheduler, accumulate_in_place, operand_by_operand
 from skipgraph.passes.surgery import Surgery
@@ -71,11 +72,12 @@ class Workbench:
         """Order what was edited, add up in place, and make the model run."""
         for mode in self.modes:
             mode.edits.drop_single_concats()
-            operand_by_operand(mode.edits)
+            if not switches(mode.edits.graph):  # what is moved would run under something else
+                operand_by_operand(mode.edits)
             accumulate_in_place(mode.edits)
         self.captured.recompile()
         for mode in self.modes:
-            if mode.edits.adds:
+            if mode.edits.adds and not switches(mode.edits.graph):
                 Scheduler(mode.edits, drawn(self.captured, self.inputs, train=mode.training)).run()
         self.captured.recompile()
 
