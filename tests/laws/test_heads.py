@@ -138,3 +138,58 @@ def test_a_mask_for_all_heads_stays() -> None:
         (reason,) = reasons(result).values()
         assert told in reason
         assert_agreement(model, result, (image(3),))
+
+
+@pytest.mark.parametrize(("sizes", "kept"), [((-1, 2), False), ((4, 2), True), ((4, -1), True)])
+def test_unflattening_by_sizes_of_all_operands(sizes: tuple[int, int], kept: bool) -> None:
+    """A first size that is left open is that of each part as well."""
+
+    def forward(m: Any, x: Tensor) -> Tensor:
+        pairs = torch.cat([branch(x) for branch in m.branches], 1).unflatten(1, sizes)
+        return m.last((pairs - pairs.mean(2, keepdim=True)).flatten(1, 2))  # type: ignore[no-any-return]
+
+    model = Written(forward, branches=branches([2, 6]), last=nn.Conv2d(8, 2, 1))
+    result = rewritten(model, (image(3),), ConcatToSum(), only=("*",))
+    told = "unflatten (unflatten) folds the channels by sizes that are those of all operands"
+    assert list(reasons(result).values()) == [told] * kept
+    assert_agreement(model, result, (image(3),))
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_one_sample_tells_no_batch(several: bool) -> None:
+    """Folded with one sample, heads and samples look like heads; the model takes several."""
+
+    def forward(m: Any, x: Tensor) -> Tensor:
+        y = torch.cat([branch(x) for branch in m.branches], 1)
+        batch, _, height, width = y.shape
+        q, k, v = y.view(size=(batch * 4 if several else -1, 6, height * width)).chunk(3, 1)
+        return m.last((q @ k.transpose(1, 2) @ v).reshape(batch, 8, height, width))  # type: ignore[no-any-return]
+
+    model = Written(forward, branches=branches([6, 18]), last=nn.Conv2d(8, 2, 1))
+    result = rewritten(model, (image(3, batch=1),), ConcatToSum(), only=("*",))
+    told = "view (view) folds the channels by sizes that are those of all operands"
+    assert list(reasons(result).values()) == [told] * several
+    torch.testing.assert_close(result.model.eval()(image(3) * 0 + 0.5), model.eval()(image(3) * 0 + 0.5))
+
+
+@pytest.mark.parametrize(
+    ("layer", "told"),
+    [
+        (nn.PReLU(2), "layer (layer) reads channels along axis 1, and theirs is 2"),
+        (nn.PReLU(1), None),
+        (nn.AvgPool2d(3, 1, 1), "layer (avg_pool2d) takes the concatenated channels for another axis"),
+        (nn.MaxPool2d(3, 1, 1), "layer (max_pool) takes the concatenated channels for another axis"),
+        (nn.BatchNorm2d(2), "layer (batch_norm) takes the concatenated channels for another axis"),
+        (nn.Conv2d(2, 2, 1, groups=2), "layer (convolution) takes the concatenated channels for another axis"),
+    ],
+)
+def test_what_takes_them_for_another_axis(layer: nn.Module, told: str | None) -> None:
+    def forward(m: Any, x: Tensor) -> Tensor:
+        y = torch.cat([branch(x) for branch in m.branches], 1)
+        folded = m.layer(y.reshape(-1, 4, 2, 36).transpose(1, 2)).transpose(1, 2)
+        return m.last(folded.reshape(-1, 8, 6, 6))  # type: ignore[no-any-return]
+
+    model = Written(forward, branches=branches([2, 6]), last=nn.Conv2d(8, 2, 1), layer=layer)
+    result = rewritten(model, (image(3),), ConcatToSum(), only=("*",))
+    assert list(reasons(result).values()) == ([] if told is None else [told])
+    assert_agreement(model, result, (image(3),))

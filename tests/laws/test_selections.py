@@ -150,3 +150,32 @@ def test_a_selection_of_positions_is_none_of_channels() -> None:
     result = rewritten(model, (image(3),), ConcatToSum(), only=("*",))
     assert not done(result)
     assert "index_select" in reasons(result)["cat"]
+
+
+def test_a_selection_into_a_given_tensor_stays() -> None:
+    """Others may have views of that one."""
+
+    def forward(m: Any, x: Tensor) -> Tensor:
+        joined = torch.cat([branch(x) for branch in m.branches], 1).detach()
+        given = x.new_full((len(x), 4, 6, 6), 7.0)
+        view = given.view(len(x), 4, 36)
+        torch.index_select(joined, 1, m.index, out=given)
+        return m.last(view.view(len(x), 4, 6, 6) * 2)  # type: ignore[no-any-return]
+
+    model = Written(forward, branches=branches([2, 4]), last=nn.Conv2d(4, 2, 1), index=torch.tensor([5, 0, 1, 1]))
+    result = rewritten(model, (image(3),), ConcatToSum(), only=("*",))
+    assert not done(result)
+    assert_agreement(model, result, (image(3),))
+
+
+def test_back_from_an_operand_of_no_channels() -> None:
+    def forward(m: Any, x: Tensor) -> Tensor:
+        first, last = (branch(x) for branch in m.branches)
+        return m.last(torch.cat([first, x[:, :0], last], 1).index_select(1, m.index))  # type: ignore[no-any-return]
+
+    model = Written(forward, branches=branches([2, 4]), last=nn.Conv2d(4, 2, 1), index=torch.tensor([5, 0, 1, 1]))
+    result = rewritten(model, (image(3),), ConcatToSum(), only=("*",))
+    assert done(result) == ["cat"], reasons(result)
+    assert_agreement(model, result, (image(3),))
+    x = image(3)
+    torch.testing.assert_close(result.undo().eval()(x), model.eval()(x))
