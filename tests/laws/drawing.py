@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 LAW = settings(
     deadline=None,
-    max_examples=16,
+    max_examples=12,
     derandomize=True,
     phases=[Phase.generate],
     suppress_health_check=list(HealthCheck),
