@@ -44,14 +44,23 @@ def _operands_within(m: Any, x: Tensor) -> Tensor:
         return m.last(_heads(joined)) + m.first(x)  # type: ignore[no-any-return]
 
 
+def _carried_within(m: Any, x: Tensor) -> Tensor:
+    """Slopes that are not trained, whose parts would be if they were put in front of the layer."""
+    with torch.no_grad():
+        carried = m.slopes(_joined(m, x))
+    return m.last(_heads(carried)) + m.first(x)  # type: ignore[no-any-return]
+
+
 @pytest.mark.parametrize(("forward", "told"), [
     (_ends_gradients, "reshape runs with other gradients, or in another precision, than cat"),
     (_all_within, None),
     (_operands_within, None),
+    (_carried_within, None),
 ])  # fmt: skip
 def test_gradients_end_where_they_ended(forward: Any, told: str | None) -> None:
-    first = nn.Conv2d(3 if forward is _operands_within else 6, 2, 1)
-    model = Written(forward, branches=branches([6, 12]), first=first, last=nn.Conv2d(6, 2, 1))
+    first = nn.Conv2d(3 if forward in (_operands_within, _carried_within) else 6, 2, 1)
+    members = {"slopes": nn.PReLU(18)} if forward is _carried_within else {}
+    model = Written(forward, branches=branches([6, 12]), first=first, last=nn.Conv2d(6, 2, 1), **members)
     result = rewritten(model, (image(3),), ConcatToSum(), only=("*",))
     assert (done(result), list(reasons(result).values())) == ((["cat"], []) if told is None else ([], [told]))
     assert_agreement(model, result, (image(3),))
