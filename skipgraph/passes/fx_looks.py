@@ -172,7 +172,10 @@ class FxLooks:
             return self._unflattens(given["dim"], given["sizes"], step)
         if node.target not in SIZED:
             return False
-        size = sizes_of(node)[step.after.axis]
+        sizes = sizes_of(node)
+        if len(sizes) <= step.after.axis:  # all of them in one
+            return True
+        size = sizes[step.after.axis]
         return isinstance(size, fx.Node) and not all(
             leaf.target == "size" and leaf.args[1:] == (step.before.axis,) for leaf in leaves(size)
         )
