@@ -32,6 +32,8 @@ class FxCuts(FxLooks):
     def __init__(self, captured: Captured, graph: ScopedGraph, surgery: Surgery, drawing: SkipGraph) -> None:
         super().__init__(captured, graph, surgery, drawing)
         self.made: set[fx.Node] = set()  # all calls that edits have put in
+        self.adds: set[fx.Node] = set()  # those among them that add up the products of a split layer
+        self._fresh: set[fx.Node] = set()  # parts that nobody else knows of, and that may be written over
 
     def _opened(self, call: str, *, contracts: bool) -> fx.Node:
         """A call that can be taken apart: of a function, where others read the layer's tensors as well."""

@@ -9,8 +9,6 @@ from typing import Any
 import torch
 from torch import fx
 
-from skipgraph.capture import Captured, ScopedGraph
-from skipgraph.graph import SkipGraph
 from skipgraph.passes.channels import Channels
 from skipgraph.passes.edit import Parts, Product
 from skipgraph.passes.factors import Window
@@ -25,7 +23,6 @@ from skipgraph.passes.fx_calls import (
 )
 from skipgraph.passes.fx_cuts import FxCuts
 from skipgraph.passes.fx_products import merged
-from skipgraph.passes.surgery import Surgery
 
 
 class FxEdits(FxCuts):
@@ -36,11 +33,6 @@ class FxEdits(FxCuts):
     captured, graph, surgery, drawing : Captured, torch.fx.Graph, Surgery, SkipGraph
         See `FxLooks`.
     """
-
-    def __init__(self, captured: Captured, graph: ScopedGraph, surgery: Surgery, drawing: SkipGraph) -> None:
-        super().__init__(captured, graph, surgery, drawing)
-        self.adds: set[fx.Node] = set()  # those among them that add up the products of a split layer
-        self._fresh: set[fx.Node] = set()  # parts that nobody else knows of, and that may be written over
 
     # -- laws 2 and 3 ------------------------------------------------------------------------------------------------
 
