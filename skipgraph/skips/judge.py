@@ -179,8 +179,11 @@ class Judge:
         weight: dict[int, int] = {}
         found: dict[int, int] = {}
         for node in order:
-            before = [weight[pred] for pred in signal.preds[node] if pred in weight]
-            weight[node] = max(before, default=0) + signal.layer[node]
+            heaviest = 0
+            for pred in signal.preds[node]:
+                if weight.get(pred, 0) > heaviest:
+                    heaviest = weight[pred]
+            weight[node] = heaviest + signal.layer[node]
             if hit := region.slots_at.get(node, 0) & ends:
                 found[node] = hit
         return _Paths(order, weight, found)

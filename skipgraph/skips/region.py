@@ -51,6 +51,7 @@ class Region:
         self.base = ordinal[candidate.node]
         self._ordinal = ordinal
         self._open: list[int] = []
+        self._open_forks: set[int] = set()  # two ways lead from each to the merge: nothing else can be a source
         self.all_slots = 0
         self.order: list[int] = []  # popped nodes, latest first
         self._stem_weights: dict[int, tuple[dict[int, int], int]] = {}
@@ -91,16 +92,17 @@ class Region:
             if node == witness:
                 witness = -1
             self.order.append(node)
-            if self._is_fork(node):
+            if node in self._open_forks:
+                self._open_forks.remove(node)
                 wanted = visit(node)
             self._pass_on(node)
         while self._open and wanted:
             node = -heapq.heappop(self._open)
             self.order.append(node)
-            if self._is_fork(node):
+            if node in self._open_forks:
+                self._open_forks.remove(node)
                 wanted = visit(node)
-            # Of a fork that is still open, other ways may lead through this node.
-            if any(self._is_fork(-entry) for entry in self._open):
+            if self._open_forks:  # other ways to it may lead through this node
                 self._pass_on(node)
 
     def carrying(self, node: int) -> list[int]:
@@ -109,10 +111,6 @@ class Region:
         if self.positions > 1:
             return [pred for pred in preds if not self.signal.conditioning[pred]]
         return preds
-
-    def _is_fork(self, node: int) -> bool:
-        """Whether two ways lead from ``node`` to the merge: nothing else can be a source."""
-        return len(self.following[node]) + (node in self.slots_at) > 1
 
     def stem_weight(self, node: int, slot: int) -> int:
         """Most layer operators behind ``node`` on one path to ``slot``, for a popped node that reaches it."""
@@ -183,14 +181,18 @@ class Region:
             self._resamplers.append(node)
         self.slices = self.slices or signal.slices[node] is not None
         use = node if signal.names[node] else self.last_use[node]
+        heaviest, smallest, last_use = self.weight, self.coarsest, self.last_use  # looked up once: this runs most
         for pred in self.carrying(node):
             self._reach(pred, slots)
-            self.following[pred].append(node)
-            if weight > self.weight[pred]:
-                self.weight[pred] = weight
-            if coarsest < self.coarsest[pred]:
-                self.coarsest[pred] = coarsest
+            ways = self.following[pred]
+            ways.append(node)
+            if len(ways) > 1 or pred in self.slots_at:
+                self._open_forks.add(pred)
+            if weight > heaviest[pred]:
+                heaviest[pred] = weight
+            if coarsest < smallest[pred]:
+                smallest[pred] = coarsest
             self.merges[pred] |= merges
             self._resampling[pred] |= resampling
-            if use > self.last_use[pred]:
-                self.last_use[pred] = use
+            if use > last_use[pred]:
+                last_use[pred] = use
