@@ -103,14 +103,13 @@ def _snapshot(module: torch.nn.Module) -> tuple[torch.nn.Module, dict[str, Any],
     Objects that are no modules, such as one that keeps tables of positions, are containers of their attributes.
     """
     attributes = module.__dict__.copy()
-    containers = [
-        (value, value.copy() if value else None) for value in attributes.values() if type(value) in _CONTAINERS
-    ]
-    containers += [
-        (value.__dict__, value.__dict__.copy() or None)
-        for value in attributes.values()
-        if type(value) not in _NO_TENSORS and _is_object(type(value))  # type: ignore[arg-type]
-    ]
+    containers: list[tuple[Any, Any]] = []
+    for value in attributes.values():
+        kind = type(value)
+        if kind in _CONTAINERS:
+            containers.append((value, value.copy() if value else None))
+        elif kind not in _NO_TENSORS and _is_object(kind):  # type: ignore[arg-type]
+            containers.append((value.__dict__, value.__dict__.copy() or None))
     return module, attributes, containers
 
 

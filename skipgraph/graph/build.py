@@ -8,6 +8,7 @@ from dataclasses import replace
 import torch
 
 from skipgraph.capture.program import Call, Composite, Operator, Program, Value
+from skipgraph.capture.substitution import walk
 from skipgraph.collection import no_collection
 from skipgraph.graph.naming import Naming
 from skipgraph.graph.roles import Resolutions
@@ -65,7 +66,7 @@ class _Builder:
 
     def build(self) -> SkipGraph:
         graph = self.graph
-        graph.graph["modules"] = {path: type(module).__name__ for path, module in self.program.model.named_modules()}
+        graph.graph["modules"] = {path: type(module).__name__ for path, module in walk(self.program.model).items()}
         graph.graph["index_edges"] = []
         for value in self.program.inputs:
             self._add_input(value)
