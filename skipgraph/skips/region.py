@@ -82,10 +82,11 @@ class Region:
         ``visit(node)`` judges a popped fork and returns the slots that still look for their source.
         """
         wanted = self.all_slots
-        witness = -1
+        witness = -1  # an open node that may yet fork off, or have ancestors that do, from a wanted slot
+        reaches = self.reaches
         while self._open and wanted:
-            if witness < 0 or -self._open[0] == witness or not self._forks(witness, wanted):
-                witness = next((-entry for entry in self._open if self._forks(-entry, wanted)), -1)
+            if witness < 0 or -self._open[0] == witness or not wanted & ~reaches[witness]:
+                witness = next((-entry for entry in self._open if wanted & ~reaches[-entry]), -1)
                 if witness < 0:
                     break
             node = -heapq.heappop(self._open)
@@ -161,10 +162,6 @@ class Region:
                 found[node] = (parts, whole)
         return found
 
-    def _forks(self, node: int, wanted: int) -> bool:
-        """Whether ``node`` or its ancestors may yet turn out to fork off from a wanted slot."""
-        return bool(wanted & ~self.reaches[node])
-
     def _pass_on(self, node: int) -> None:
         signal = self.signal
         slots = self.reaches[node]
@@ -182,8 +179,13 @@ class Region:
         self.slices = self.slices or signal.slices[node] is not None
         use = node if signal.names[node] else self.last_use[node]
         heaviest, smallest, last_use = self.weight, self.coarsest, self.last_use  # looked up once: this runs most
+        reaches = self.reaches
         for pred in self.carrying(node):
-            self._reach(pred, slots)
+            known = reaches.get(pred)
+            if known is None:
+                self._reach(pred, slots)
+            else:
+                reaches[pred] = known | slots
             ways = self.following[pred]
             ways.append(node)
             if len(ways) > 1 or pred in self.slots_at:
