@@ -72,11 +72,7 @@ class FxCuts(FxLooks):
         count = len(before.widths)
         if node.op == "call_module":
             path = str(node.target)
-            cut = (
-                cut_of_module(self.captured.get_submodule(path), contracts=contracts)
-                if path not in (self.surgery.cuts)
-                else self.surgery.cuts[path][0]
-            )
+            cut = self._cut_of(path, contracts=contracts)
             assert cut is not None
             targets: list[Any] = self.surgery.cut(path, cut, before.widths) if cut.tensors else [path] * count
             return targets, lambda number: self._given(node, of, number)

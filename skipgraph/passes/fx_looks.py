@@ -13,7 +13,7 @@ from torch.nn.utils.parametrize import is_parametrized
 
 from skipgraph.capture import Captured, ScopedGraph
 from skipgraph.graph import SkipGraph
-from skipgraph.ops.cuts import cut_of_function, cut_of_module, function_of_module, is_idle
+from skipgraph.ops.cuts import Cut, cut_of_function, cut_of_module, function_of_module, is_idle
 from skipgraph.passes.channels import Channels
 from skipgraph.passes.edit import Step
 from skipgraph.passes.fx_calls import (
@@ -152,12 +152,15 @@ class FxLooks:
     def _misplaced(self, node: fx.Node, step: Step) -> bool:
         """Whether a call has a number for each channel, of which it finds the axis itself."""
         if node.op == "call_module":
-            path = str(node.target)
-            known = self.surgery.cuts.get(path)
-            cut = known[0] if known else cut_of_module(self.captured.get_submodule(path), contracts=False)
+            cut = self._cut_of(str(node.target), contracts=False)
         else:
             cut = (cut_of_function(node.target, contracts=False) or (None,))[0]
         return cut is not None and bool(cut.tensors) and step.before.axis != 1
+
+    def _cut_of(self, path: str, *, contracts: bool) -> Cut | None:
+        """How a layer is cut, or was by the graph of the other mode."""
+        known = self.surgery.cuts.get(path)
+        return known[0] if known else cut_of_module(self.captured.get_submodule(path), contracts=contracts)
 
     def _moves(self, node: fx.Node, step: Step) -> bool:
         """Whether a call folds channels by a size that is not that of the parts, nor can be changed into it.

@@ -18,8 +18,6 @@ from skipgraph.passes.fx_contexts import contexts
 from skipgraph.passes.live_ranges import LiveRanges
 from skipgraph.passes.workbench import Inputs, drawn
 
-_AUTOCAST = (torch.amp.autocast_mode._enter_autocast, torch.amp.autocast_mode._exit_autocast)
-
 
 class Slice(NamedTuple):
     """A call that takes the channels from ``start`` to before ``stop`` of what a concat joins."""
@@ -84,7 +82,7 @@ class _Reading:
 
     def run(self) -> bool:
         """Whether anything was done. Operands may be concats themselves, of which slices are taken then."""
-        if any(node.target in _AUTOCAST for node in self.graph.nodes):  # a view has its operand's dtype
+        if any(context.autocasts for context in self._contexts.values()):  # a view has its operand's dtype
             return False
         done = False
         while any([self._take(found) for found in list(_slices(self.graph))]):  # noqa: C419 (each of them is tried)
