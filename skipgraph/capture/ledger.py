@@ -43,6 +43,7 @@ class Ledger:
         self._owned: dict[int, tuple[Origin, str]] = {}
         self._owned_values: dict[int, Value] = {}
         self._values = 0
+        self.elsewhere: set[Storage] = set()  # what is not on meta, and so has data
 
     def own(self, tensor: torch.Tensor | None, origin: Origin, name: str) -> None:
         """Name a parameter or buffer. It outlives the forward, so that its identity can be trusted."""
@@ -62,6 +63,8 @@ class Ledger:
         key = storage._cdata
         record = Storage(len(self._program.storages), storage.nbytes(), born, origin)
         self._program.storages.append(record)
+        if not tensor.is_meta:
+            self.elsewhere.add(record)
         memory = self._memories[key] = _Memory(record)
         if origin in ("operator", "constant"):  # all others outlive the forward
             watch = memory.reference = _Watch(storage, self._freed)

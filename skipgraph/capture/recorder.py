@@ -56,7 +56,7 @@ class _Signature:
 
     name: str
     written: tuple[tuple[int, str], ...]  # positions and names of the arguments that are written in place
-    pure: bool  # returns fresh tensors alone
+    predictable: bool  # returns fresh tensors alone, or the first operand, which it writes in place
 
     def written_tensors(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[torch.Tensor]:
         """The tensors of one call that it writes in place."""
@@ -74,10 +74,16 @@ def _signature(overload: torch._ops.OpOverload) -> _Signature:
     ]
     if written and name.endswith("_") and not name.endswith("__"):
         name = name[:-1]
-    pure = not written and bool(schema.returns)
-    pure = pure and all(str(result.type) == "Tensor" and result.alias_info is None for result in schema.returns)
-    pure = pure and name != "_unsafe_view"  # a view that its schema does not own up to
-    return _Signature(name, tuple(written), pure)
+    return _Signature(name, tuple(written), _is_predictable(overload, written))
+
+
+def _is_predictable(overload: torch._ops.OpOverload, written: list[tuple[int, str]]) -> bool:
+    returns = overload._schema.returns
+    if written:
+        alone = [place for place, _ in written] == [0] and len(returns) == 1 and returns[0].alias_info is not None
+        return alone and torch.Tag.inplace_view not in overload.tags
+    fresh = all(str(result.type) == "Tensor" and result.alias_info is None for result in returns)
+    return fresh and bool(returns) and overload is not torch.ops.aten._unsafe_view.default  # its schema denies the view
 
 
 class Recorder:
@@ -104,17 +110,19 @@ class Recorder:
 
     def learn_names(self) -> None:
         """Read the names of modules, parameters and buffers, as they are at this moment."""
-        modules = walk(self.program.model)
+        modules, own = walk(self.program.model), self.ledger.own
         self._paths = {id(module): path for path, module in modules.items()}
         for path, module in modules.items():
             if isinstance(module, Opaque):
                 self.opaque[path] = unseen
                 self.program.opaque.append((path, module.reason))
             prefix = f"{path}." if path else ""
-            for name, tensor in module._buffers.items():
-                self.ledger.own(tensor, "buffer", prefix + name)
-            for name, parameter in module._parameters.items():
-                self.ledger.own(parameter, "parameter", prefix + name)
+            if module._buffers:
+                for name, tensor in module._buffers.items():
+                    own(tensor, "buffer", prefix + name)
+            if module._parameters:
+                for name, parameter in module._parameters.items():
+                    own(parameter, "parameter", prefix + name)
 
     # -- tensors -> values -------------------------------------------------------------------------------------------
 
@@ -161,14 +169,11 @@ class Recorder:
             else:
                 given.append(self.replaced(argument, inputs))
         named = {key: self.replaced(argument, inputs) for key, argument in kwargs.items()} if kwargs else {}
-        evaluation = self.evaluation
-        result = NotImplemented
-        if evaluation is not None and signature.pure:
-            result, key = evaluation.recalled(overload, given, named)
-        if result is NotImplemented:
+        evaluation, elsewhere = self.evaluation, self.ledger.elsewhere
+        if evaluation is None or not signature.predictable or any(value.storage in elsewhere for value in inputs):
             result = overload(*args, **kwargs)
-            if evaluation is not None and signature.pure:
-                evaluation.remember(key, result)
+        else:
+            result = evaluation.result(overload, args, kwargs, given, named)
         # After the run: an operator whose kernel is itself made of operators has recorded those first.
         operators = self.program.operators
         operator = Operator(

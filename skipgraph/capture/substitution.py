@@ -17,12 +17,12 @@ from skipgraph.capture.fakes import MOST_KNOWN
 Substitute = Callable[[torch.Tensor], torch.Tensor]
 
 _CONTAINERS = frozenset({dict, OrderedDict, list, set})
-_NO_TENSORS = _CONTAINERS | {bool, int, float, str, tuple, type(None)}
+_PLAIN = frozenset({bool, int, float, str, tuple, type(None)})
 
 
 def to_meta(tensor: torch.Tensor) -> torch.Tensor:
     """A tensor of the same shape, strides and dtype on the meta device; itself if it is there already."""
-    if tensor.device.type == "meta":
+    if tensor.is_meta:
         return tensor
     return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta")
 
@@ -63,89 +63,108 @@ def borrowed(model: torch.nn.Module, substitute: Substitute, *, training: bool) 
     the forward did to them (cached anchors, counters, layers made on the way).
     """
     modules = list(walk(model).values())
-    state = [_snapshot(module) for module in modules]
-    known: dict[int, torch.Tensor] = {}
+    before = _Before(modules)
     try:
         # A model in the right mode already is left alone: submodules may have modes of their own (frozen norms).
         if not (training and model.training):
             for module in modules:
                 if module.training != training:
                     module.training = training
-        for module in modules:
-            _substitute_in(module, substitute, known)
+        _substitute_in(modules, before.tensors, substitute)
         yield
     finally:
-        for module, attributes_before, containers in state:
-            _restore(module, attributes_before, containers)
+        before.restore()
 
 
 def walk(model: torch.nn.Module) -> dict[str, torch.nn.Module]:
     """All modules by path, each once, as ``named_modules`` has them; in a fraction of its time."""
-    found: dict[str, torch.nn.Module] = {}
-    seen: set[int] = set()
+    found: dict[str, torch.nn.Module] = {"": model}
+    seen = {id(model)}
 
-    def visit(path: str, module: torch.nn.Module) -> None:
-        if id(module) in seen:
-            return
-        seen.add(id(module))
-        found[path] = module
+    def visit(prefix: str, module: torch.nn.Module) -> None:
         for name, child in module._modules.items():
-            if child is not None:
-                visit(f"{path}.{name}" if path else name, child)
+            if child is not None and id(child) not in seen:
+                seen.add(id(child))
+                path = prefix + name
+                found[path] = child
+                if child._modules:
+                    visit(f"{path}.", child)
 
     visit("", model)
     return found
 
 
-def _snapshot(module: torch.nn.Module) -> tuple[torch.nn.Module, dict[str, Any], list[tuple[Any, Any]]]:
-    """Attributes, and the containers among them with copies of what they hold (None for nothing).
+class _Before:
+    """The attributes of modules, and what the containers among them held.
 
     Objects that are no modules, such as one that keeps tables of positions, are containers of their attributes.
     """
-    attributes = module.__dict__.copy()
-    containers: list[tuple[Any, Any]] = []
-    for value in attributes.values():
-        kind = type(value)
-        if kind in _CONTAINERS:
-            containers.append((value, value.copy() if value else None))
-        elif kind not in _NO_TENSORS and _is_object(kind):  # type: ignore[arg-type]
-            containers.append((value.__dict__, value.__dict__.copy() or None))
-    return module, attributes, containers
+
+    def __init__(self, modules: list[torch.nn.Module]) -> None:
+        self.tensors: list[tuple[dict[str, Any], str]] = []  # attributes that are tensors: where, by which name
+        self._copies: list[tuple[Any, Any]] = []
+        self._empty: list[Any] = []
+        copies, empty = self._copies, self._empty
+        for module in modules:
+            attributes = module.__dict__
+            copies.append((attributes, attributes.copy()))
+            for name, value in attributes.items():
+                kind = type(value)
+                if kind in _PLAIN:
+                    continue
+                if kind in _CONTAINERS:
+                    if value:
+                        copies.append((value, value.copy()))
+                    else:
+                        empty.append(value)
+                elif isinstance(value, torch.Tensor):
+                    self.tensors.append((attributes, name))
+                elif _is_object(kind):  # type: ignore[arg-type]
+                    copies.append((value.__dict__, value.__dict__.copy()))
+
+    def restore(self) -> None:
+        """Put all of it back."""
+        for container, copy in self._copies:
+            if type(container) is list:
+                container[:] = copy
+            else:
+                container.clear()
+                container.update(copy)
+        for container in self._empty:
+            if container:
+                container.clear()
 
 
 @cache
 def _is_object(kind: type) -> bool:
-    """Whether things of a class have attributes of their own, and are no module, tensor, class or function."""
+    """Whether things of a class have attributes of their own, and are no module, class or function."""
     keeps = any("__dict__" in base.__dict__ for base in kind.__mro__[:-1])
-    return keeps and not issubclass(kind, (torch.nn.Module, torch.Tensor, type, FunctionType, ModuleType))
+    return keeps and not issubclass(kind, (torch.nn.Module, type, FunctionType, ModuleType))
 
 
-def _restore(module: torch.nn.Module, attributes: dict[str, Any], containers: list[tuple[Any, Any]]) -> None:
-    module.__dict__.clear()
-    module.__dict__.update(attributes)
-    for container, before in containers:
-        if before is None:
-            if container:
-                container.clear()
-        elif isinstance(container, list):
-            container[:] = before
-        else:
-            container.clear()
-            container.update(before)
+def _substitute_in(
+    modules: list[torch.nn.Module], attributes: list[tuple[dict[str, Any], str]], substitute: Substitute
+) -> None:
+    known: dict[int, torch.Tensor] = {}
+
+    def stand_in(tensor: torch.Tensor) -> torch.Tensor:
+        found = known.get(id(tensor))
+        if found is None:
+            found = known[id(tensor)] = _stand_in(tensor, substitute)
+        return found
+
+    for module in modules:
+        for table in (module._parameters, module._buffers):
+            for name, tensor in table.items():
+                if tensor is not None:
+                    table[name] = stand_in(tensor)  # type: ignore[index]
+    for attribute_table, name in attributes:
+        attribute_table[name] = stand_in(attribute_table[name])
 
 
-def _substitute_in(module: torch.nn.Module, substitute: Substitute, known: dict[int, torch.Tensor]) -> None:
-    for name, parameter in module._parameters.items():
-        if parameter is not None and id(parameter) not in known:
-            other = substitute(parameter.data if parameter.device.type != "meta" else parameter)
-            if other is not parameter and not isinstance(other, torch.nn.Parameter):
-                other = torch.nn.Parameter(other, requires_grad=parameter.requires_grad)
-            known[id(parameter)] = other
-        if parameter is not None:
-            module._parameters[name] = known[id(parameter)]  # type: ignore[assignment]
-    for table in (module._buffers, module.__dict__):
-        for name, tensor in table.items():
-            if type(tensor) not in _NO_TENSORS and isinstance(tensor, torch.Tensor):
-                if id(tensor) not in known:
-                    known[id(tensor)] = substitute(tensor)
-                table[name] = known[id(tensor)]
+def _stand_in(tensor: torch.Tensor, substitute: Substitute) -> torch.Tensor:
+    plain = tensor.data if not tensor.is_meta and isinstance(tensor, torch.nn.Parameter) else tensor
+    other = substitute(plain)
+    if other is tensor or not isinstance(tensor, torch.nn.Parameter):
+        return other
+    return other if isinstance(other, torch.nn.Parameter) else torch.nn.Parameter(other, tensor.requires_grad)

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 class Kind(StrEnum):
     """What an operator does to a signal, as far as section 2 of the design asks."""
 
+    __hash__ = str.__hash__  # Enum's own is Python, and kinds are looked up for every node
+
     INPUT = "input"
     LAYER = "layer"  # convolution, linear, product with a parameter matrix, FFT, token-mixing average pooling
     RECURRENT = "recurrent"  # a layer that is a non-linearity too

@@ -1,0 +1,201 @@
+"""What operators make of contiguous floating-point tensors, where PyTorch's meta kernels are Python and slow.
+
+The kernels go through the whole arithmetic of a norm to find out that its result looks like its operand. A rule here
+says the same from the shapes alone: in all of them the results are contiguous, in memory of their own. A rule that is
+not sure, or sees arguments that the kernel would refuse, says nothing, and the kernel is run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+
+from skipgraph.capture.program import Value
+
+# Shape, strides and dtype of each result.
+Recipe = tuple[tuple[torch.Size, tuple[int, ...], torch.dtype], ...]
+Rule = Callable[[list[Any]], Recipe | None]
+
+_NUMBERS = frozenset({int, float})
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether a value is a contiguous floating-point tensor with elements."""
+    if type(value) is not Value or not value.dtype.is_floating_point or 0 in value.shape:
+        return False
+    return value.stride == _contiguous(value.shape)
+
+
+def _contiguous(shape: Sequence[int]) -> tuple[int, ...]:
+    """The strides of a contiguous tensor."""
+    strides = [1] * len(shape)
+    for place in range(len(shape) - 1, 0, -1):
+        strides[place - 1] = strides[place] * shape[place]
+    return tuple(strides)
+
+
+def _made(shape: Sequence[int], dtype: torch.dtype) -> Recipe:
+    return ((torch.Size(shape), _contiguous(shape), dtype),)
+
+
+def _like_first(given: list[Any]) -> Recipe | None:
+    first = given[0]
+    if not _is_plain(first) or any(type(other) is Value for other in given[1:]):
+        return None
+    return ((first.shape, first.stride, first.dtype),)
+
+
+def _like_number(given: list[Any]) -> Recipe | None:
+    """Of a tensor and a number, which leaves the dtype of a fraction alone."""
+    return _like_first(given) if len(given) == 2 and type(given[1]) in _NUMBERS else None
+
+
+def _like_both(given: list[Any]) -> Recipe | None:
+    """Of two operands: the shape that both broadcast to."""
+    if len(given) != 2 or not _is_plain(given[0]):
+        return None
+    first, second = given
+    if type(second) in _NUMBERS:
+        return ((first.shape, first.stride, first.dtype),)
+    if not _is_plain(second) or first.dtype is not second.dtype:
+        return None
+    if first.shape == second.shape:
+        return ((first.shape, first.stride, first.dtype),)
+    rank = max(len(first.shape), len(second.shape))
+    sizes = [((1,) * (rank - len(one.shape)) + tuple(one.shape)) for one in (first, second)]
+    if any(a != b and 1 not in (a, b) for a, b in zip(*sizes, strict=True)):
+        return None
+    return _made([max(pair) for pair in zip(*sizes, strict=True)], first.dtype)
+
+
+def _batch_norm(given: list[Any]) -> Recipe | None:
+    """Of evaluation: the statistics that it returns are one number a channel, in at least single precision."""
+    first, training = given[0], given[5]
+    if not _is_plain(first) or len(first.shape) < 2 or training:
+        return None
+    precision = torch.promote_types(first.dtype, torch.float32)
+    statistic = _made((first.shape[1],), precision)
+    return (first.shape, first.stride, first.dtype), *statistic, *statistic
+
+
+def _layer_norm(given: list[Any]) -> Recipe | None:
+    """The statistics have size 1 along the axes that are normalised, in at least single precision."""
+    first, normalised, scales = given[0], tuple(given[1]), given[2:4]
+    kept = len(getattr(first, "shape", ())) - len(normalised)
+    if not _is_plain(first) or not normalised or kept < 0 or tuple(first.shape[kept:]) != normalised:
+        return None
+    if any(one is not None and (tuple(one.shape) != normalised or one.dtype is not first.dtype) for one in scales):
+        return None
+    precision = torch.promote_types(first.dtype, torch.float32)
+    statistic = _made((*first.shape[:kept], *(1,) * len(normalised)), precision)
+    return (first.shape, first.stride, first.dtype), *statistic, *statistic
+
+
+def _joined(given: list[Any]) -> Recipe | None:
+    operands, axis = given[0], given[1] if len(given) > 1 else 0
+    first = operands[0]
+    if not all(map(_is_plain, operands)) or any(one.dtype is not first.dtype for one in operands):
+        return None
+    rank = len(first.shape)
+    axis %= max(rank, 1)
+    others = {(*one.shape[:axis], *one.shape[axis + 1 :]) for one in operands}
+    if not rank or len(others) != 1 or any(len(one.shape) != rank for one in operands):
+        return None
+    shape = [*first.shape]
+    shape[axis] = sum(one.shape[axis] for one in operands)
+    return _made(shape, first.dtype)
+
+
+def _convolution(given: list[Any]) -> Recipe | None:
+    """Sizes by the formulas of the documentation of `torch.nn.Conv2d` and `torch.nn.ConvTranspose2d`.
+
+    One channel is left to the kernel: its strides are those of channels last as well, which some versions prefer.
+    """
+    first, weight, bias, stride, padding, dilation, transposed, extra, groups = given
+    if not _is_plain(first) or not _is_plain(weight) or weight.dtype is not first.dtype or first.shape[1] == 1:
+        return None
+    kernel = weight.shape[2:]
+    numbers = (stride, padding, dilation, extra)
+    if len(first.shape) != len(weight.shape) or any(len(one) != len(kernel) for one in numbers):
+        return None
+    if min(*stride, *dilation, groups) < 1 or min(*padding, *extra) < 0:
+        return None
+    read, filters = (weight.shape[0], weight.shape[1] * groups) if transposed else (weight.shape[1] * groups, weight.shape[0])
+    if read != first.shape[1] or filters % groups:
+        return None
+    if bias is not None and (bias.dtype is not first.dtype or tuple(bias.shape) != (filters,)):
+        return None
+    size_of = _size_of_transposed if transposed else _size_of_convolved
+    sizes = list(map(size_of, first.shape[2:], kernel, *numbers))
+    return _made((first.shape[0], filters, *sizes), first.dtype) if min(sizes) > 0 else None
+
+
+def _size_of_convolved(size: int, width: int, step: int, pad: int, apart: int, _: int) -> int:
+    return (size + 2 * pad - apart * (width - 1) - 1) // step + 1
+
+
+def _size_of_transposed(size: int, width: int, step: int, pad: int, apart: int, extra: int) -> int:
+    return (size - 1) * step - 2 * pad + apart * (width - 1) + extra + 1
+
+
+def _averaged(given: list[Any]) -> Recipe | None:
+    first, axes, kept = given[0], given[1] if len(given) > 1 else None, bool(given[2]) if len(given) > 2 else False
+    if not _is_plain(first) or not axes or len(given) > 3:
+        return None
+    rank = len(first.shape)
+    reduced = {axis % rank for axis in axes if -rank <= axis < rank}
+    if len(reduced) != len(axes):
+        return None
+    if kept:
+        return _made([1 if axis in reduced else size for axis, size in enumerate(first.shape)], first.dtype)
+    return _made([size for axis, size in enumerate(first.shape) if axis not in reduced], first.dtype)
+
+
+def _product(given: list[Any]) -> Recipe | None:
+    """Of two matrices, in any layout, and of a bias of one number a column before them."""
+    *bias, left, right = given
+    matrices = [one for one in (left, right) if type(one) is Value and one.dtype.is_floating_point]
+    if len(matrices) != 2 or not len(left.shape) == len(right.shape) == 2 or left.shape[1] != right.shape[0]:
+        return None
+    shape = (left.shape[0], right.shape[1])
+    if left.dtype is not right.dtype or 0 in (*left.shape, *right.shape):
+        return None
+    if any(not _is_plain(one) or one.dtype is not left.dtype or tuple(one.shape) != shape[1:] for one in bias):
+        return None
+    return _made(shape, left.dtype)
+
+
+def _softmax(given: list[Any]) -> Recipe | None:
+    if len(given) != 2 or not _is_plain(given[0]):
+        return None
+    rank = len(given[0].shape)
+    return _like_first(given) if -rank <= given[1] < rank else None
+
+
+_aten: Any = torch.ops.aten
+_ELEMENTWISE: dict[str, tuple[Rule, str]] = {
+    **dict.fromkeys(
+        ("relu", "silu", "gelu", "sigmoid", "tanh", "hardtanh", "hardswish", "hardsigmoid", "leaky_relu"),
+        (_like_first, "default"),
+    ),
+    **dict.fromkeys(("add", "sub", "mul", "div"), (_like_both, "Tensor")),
+}
+RULES: dict[Any, Rule] = {
+    **{getattr(getattr(_aten, name), overload): rule for name, (rule, overload) in _ELEMENTWISE.items()},
+    _aten.mul.Scalar: _like_number,
+    _aten.pow.Tensor_Scalar: _like_number,
+    _aten.native_batch_norm.default: _batch_norm,
+    _aten.native_layer_norm.default: _layer_norm,
+    _aten.cat.default: _joined,
+    _aten.convolution.default: _convolution,
+    _aten.mean.dim: _averaged,
+    _aten.mm.default: _product,
+    _aten.addmm.default: _product,
+    **({_aten._safe_softmax.default: _softmax} if hasattr(_aten, "_safe_softmax") else {}),
+}
+# The same written over the first operand, where that is what the result looks like.
+IN_PLACE: dict[Any, Rule] = {
+    getattr(getattr(_aten, f"{name}_"), overload): rule for name, (rule, overload) in _ELEMENTWISE.items()
+}
