@@ -118,6 +118,8 @@ class Program:
 
     Attributes
     ----------
+    modules : dict
+        All modules of ``model`` by path, each once.
     operators, calls, storages : list
         In order of execution.
     inputs : list of Value
@@ -139,6 +141,7 @@ class Program:
     """
 
     model: torch.nn.Module
+    modules: dict[str, torch.nn.Module] = field(default_factory=dict)
     operators: list[Operator] = field(default_factory=list)
     calls: list[Call] = field(default_factory=list)
     storages: list[Storage] = field(default_factory=list)

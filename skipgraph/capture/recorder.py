@@ -111,6 +111,7 @@ class Recorder:
     def learn_names(self) -> None:
         """Read the names of modules, parameters and buffers, as they are at this moment."""
         modules, own = walk(self.program.model), self.ledger.own
+        self.program.modules = modules
         self._paths = {id(module): path for path, module in modules.items()}
         for path, module in modules.items():
             if isinstance(module, Opaque):

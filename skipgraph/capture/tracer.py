@@ -20,6 +20,7 @@ from skipgraph.capture.recorder import Recorder
 from skipgraph.capture.substitution import borrowed, fake_substitute, to_meta
 from skipgraph.capture.trees import map_tensors, named_tensors, tensors
 from skipgraph.capture.unfinished import most_layers_ran, part_that_failed
+from skipgraph.collection import no_collection
 from skipgraph.errors import CaptureError, first_line
 
 _MOST_OPAQUE = 8
@@ -60,15 +61,16 @@ def capture(
         If the forward raises in every way of running it. The message quotes the model's own words.
     """
     inputs = (tuple(args), dict(kwargs or {}))
-    try:
-        program = _on_meta(model, inputs, train)
-    except Exception as error:
-        reason = _words(error)
-    else:
-        if not program.autocast:
-            return program
-        reason = "autocast chooses its dtypes by device"
-    return _on_fake(model, inputs, train, reason)
+    with no_collection():
+        try:
+            program = _on_meta(model, inputs, train)
+        except Exception as error:
+            reason = _words(error)
+        else:
+            if not program.autocast:
+                return program
+            reason = "autocast chooses its dtypes by device"
+        return _on_fake(model, inputs, train, reason)
 
 
 def _on_meta(model: torch.nn.Module, inputs: Inputs, train: bool) -> Program:

@@ -61,7 +61,10 @@ def _price(graph: SkipGraph, program: Program | None) -> None:
         cost.saved_bytes = book_saved(laid_out, program, composites)
         # Two layers of a file may be two parameters on the same numbers, which count once.
         places = {
-            (one.untyped_storage()._cdata, one.storage_offset(), one.shape): one for one in program.model.parameters()
+            (one.untyped_storage()._cdata, one.storage_offset(), one.shape): one
+            for module in program.modules.values()
+            for _, one in module._parameters.items()
+            if one is not None
         }
         parameters = list(places.values())
         cost.parameters = sum(parameter.numel() for parameter in parameters)

@@ -8,7 +8,6 @@ from dataclasses import replace
 import torch
 
 from skipgraph.capture.program import Call, Composite, Operator, Program, Value
-from skipgraph.capture.substitution import walk
 from skipgraph.collection import no_collection
 from skipgraph.graph.naming import Naming
 from skipgraph.graph.roles import Resolutions
@@ -66,7 +65,7 @@ class _Builder:
 
     def build(self) -> SkipGraph:
         graph = self.graph
-        graph.graph["modules"] = {path: type(module).__name__ for path, module in walk(self.program.model).items()}
+        graph.graph["modules"] = {path: type(module).__name__ for path, module in self.program.modules.items()}
         graph.graph["index_edges"] = []
         for value in self.program.inputs:
             self._add_input(value)
@@ -156,7 +155,7 @@ class _Builder:
             if value.index in self.depends and value.dtype in _INDICES:
                 self.graph.graph["index_edges"].append([self.node_of[value.index], node])
         self._adopt(operator.outputs, node, depends=depends)
-        self.graph.nodes[node]["constant"] = not depends
+        self.graph._node[node]["constant"] = not depends
         if depends:
             self.resolutions.add(node, operator, facts)
 
@@ -255,7 +254,7 @@ class _Builder:
 
     def _mark_outputs(self) -> None:
         """Mark the outputs, and as live what reaches one along data edges."""
-        nodes, pred = self.graph.nodes, self.graph.pred
+        nodes, pred = self.graph._node, self.graph._pred
         open_nodes = []
         for value in self.program.outputs:
             node = self.node_of.get(value.index)

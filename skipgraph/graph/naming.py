@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from skipgraph.capture.program import Call, Composite, Operator, Program
-from skipgraph.capture.substitution import walk
 from skipgraph.ops import Kind
 
 
@@ -18,7 +17,7 @@ class Naming:
     def __init__(self, program: Program) -> None:
         self._layers = {
             path
-            for path, module in walk(program.model).items()
+            for path, module in program.modules.items()
             if path and not module._modules and type(module).__module__.startswith("torch.nn.")
         }
         self._taken: dict[str, int] = {}

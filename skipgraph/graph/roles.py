@@ -76,7 +76,7 @@ class Resolutions:
         self._roles.close()
         for node, value in self._alike:
             self._node_axes[node] = self._axes[value.index]
-        nodes, pred = graph.nodes, graph.pred
+        nodes, pred = graph._node, graph._pred  # views of them cost more than all the rest here
         for node, axes in self._node_axes.items():
             attributes = nodes[node]
             along = self._works_along.get(node)

@@ -22,6 +22,7 @@ _KEEPS_STATISTIC = {
     Kind.LINEAR_MAP, Kind.VIEW, Kind.EXPAND, Kind.SUM, Kind.PRODUCT, Kind.QUOTIENT, Kind.ELEMENTWISE, Kind.REDUCE,
 }  # fmt: skip
 _ELEMENTWISE = {Kind.LINEAR_MAP, Kind.ELEMENTWISE, Kind.ACTIVATION, Kind.SUM, Kind.DIFFERENCE, Kind.PRODUCT}
+_NONE: frozenset[str] = frozenset()
 _ELEMENTWISE_REACH = 8  # operators; the longest activation written out in the wild (tanh GELU) takes seven
 
 
@@ -75,11 +76,12 @@ class Products:
         self.gates = [gate for gate in self.gates if self.of[gate.node].live]
 
     def _read(self, node: str) -> Reading:
-        attributes = self.graph.nodes[node]
+        attributes = self.graph._node[node]
         kind = Kind(attributes["kind"])
-        pred = self.graph.pred[node]
-        if len(pred) == 1 and len(only := next(iter(pred.items()))[1]) == 1:
-            places, sources = [next(iter(only))], [next(iter(pred))]
+        pred = self.graph._pred[node]
+        if len(pred) == 1 and len(next(iter(pred.values()))) == 1:
+            ((source, (place,)),) = pred.items()
+            places, sources = [place], [source]
         else:
             pairs = sorted((place, source) for source, keys in pred.items() for place in keys)
             places, sources = [place for place, _ in pairs], [source for _, source in pairs]
@@ -93,21 +95,21 @@ class Products:
         elif kind is Kind.GATE:
             reading.gate = True
         elif kind in _KEEPS_GATE and sources:
-            reading.gate = all(self.of[source].gate for source in sources)
+            reading.gate = all([self.of[source].gate for source in sources])
         reading.statistic = self._described(reading)
         return reading
 
     def _described(self, reading: Reading) -> frozenset[str]:
         """The tensors that a statistic describes: what is reduced, and what that is an element-wise function of."""
+        if reading.kind not in _KEEPS_STATISTIC and reading.op != "clamp_min":
+            return _NONE
         known = [self.of[source].statistic for source in reading.sources]
         if reading.kind is Kind.REDUCE:
             known = [
                 of or frozenset(self._elementwise_ancestors(source))
                 for of, source in zip(known, reading.sources, strict=True)
             ]
-        elif not (reading.kind in _KEEPS_STATISTIC or reading.op == "clamp_min") or not all(known):
-            return frozenset()
-        return frozenset().union(*known)
+        return frozenset().union(*known) if all(known) else _NONE
 
     def _see_through(self, reading: Reading) -> None:
         """Take the disguise off a product of two: its kind, and which of its operands remain."""
@@ -183,7 +185,7 @@ class Products:
     def consumers(self, node: str) -> list[str]:
         """The live consumers of ``node``, once an operand; an output counts as a consumer named ''."""
         found = [""] if self.of[node].output else []
-        for name in self.graph.succ[node]:
+        for name in self.graph._succ[node]:
             reader = self.of.get(name)
             if reader is not None and reader.live:
                 found += [name] * reader.sources.count(node)
