@@ -42,20 +42,19 @@ class Evaluation:
         given, named : list, dict
             The same with values in place of the tensors.
         """
-        try:
-            key = (overload, _described(given), _described(tuple(named.items())) if named else None)
-            recipe = self._recipes.get(key)
-        except TypeError:  # an argument without a hash
-            return overload(*args, **kwargs)
+        recipe = None if named else _by_rule(overload, given)
         if recipe is None:
-            recipe = None if named else _by_rule(overload, given)
+            try:
+                key = (overload, _described(given), _described(tuple(named.items())) if named else None)
+                recipe = self._recipes.get(key)
+            except TypeError:  # an argument without a hash
+                return overload(*args, **kwargs)
             if recipe is None:
                 result = overload(*args, **kwargs)
                 recipe = _recipe(result, given, args)
                 if recipe is not None:
                     self._recipes[key] = recipe
                 return result
-            self._recipes[key] = recipe
         if not recipe:
             return args[0]
         if len(recipe) == 1:

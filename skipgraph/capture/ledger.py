@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -12,13 +12,16 @@ from skipgraph.capture.aliases import Alias, covers, overlap
 from skipgraph.capture.program import Operator, Origin, Program, Storage, Value
 
 
+_PASSING = frozenset({"operator", "constant"})  # all others outlive the forward
+
+
 @dataclass(slots=True, eq=False)
 class _Memory:
     """What is known of a live storage: its values by geometry, and the writes in place that its aliases must see."""
 
     storage: Storage
-    values: dict[tuple[Any, ...], tuple[Value, int]] = field(default_factory=dict)
-    writes: list[Value] = field(default_factory=list)
+    values: dict[tuple[Any, ...], tuple[Value, int]]  # with the number of writes that they have seen
+    writes: list[Value]
     reference: Any = None  # the weak reference to the torch storage, which must outlive it to tell
 
 
@@ -57,30 +60,29 @@ class Ledger:
         del self._memories[watch.key]
         watch.storage.died = len(self._program.operators)
 
-    def _memory(self, tensor: torch.Tensor, origin: Origin, born: int) -> _Memory:
-        """The memory behind ``tensor``, which is new to the ledger."""
-        storage = tensor.untyped_storage()
+    def _memory(self, storage: torch.UntypedStorage, origin: Origin, born: int, *, on_meta: bool) -> _Memory:
+        """The memory that is ``storage``, which is new to the ledger."""
         key = storage._cdata
-        record = Storage(len(self._program.storages), storage.nbytes(), born, origin)
-        self._program.storages.append(record)
-        if not tensor.is_meta:
+        storages = self._program.storages
+        record = Storage(len(storages), storage.nbytes(), born, origin)
+        storages.append(record)
+        if not on_meta:
             self.elsewhere.add(record)
-        memory = self._memories[key] = _Memory(record)
-        if origin in ("operator", "constant"):  # all others outlive the forward
+        memory = self._memories[key] = _Memory(record, {}, [])
+        if origin in _PASSING:
             watch = memory.reference = _Watch(storage, self._freed)
             watch.key, watch.storage = key, record
         return memory
 
     def output(self, operator: Operator, tensor: torch.Tensor) -> None:
         """Book ``tensor`` as a result of ``operator``, in memory of its own or as a view."""
-        memory = self._memories.get(tensor.untyped_storage()._cdata)
+        storage = tensor.untyped_storage()
+        memory = self._memories.get(storage._cdata)
         if memory is None:
-            memory = self._memory(tensor, "operator", operator.index)
+            memory = self._memory(storage, "operator", operator.index, on_meta=tensor.is_meta)
         else:
             operator.is_view = True
-        value = self._new_value(tensor, memory, operator)
-        memory.values[value.offset, value.shape, value.stride] = (value, len(memory.writes))
-        operator.outputs.append(value)
+        self._book(tensor, memory, operator)
 
     def written(self, operator: Operator, tensor: torch.Tensor) -> None:
         """Book that ``operator`` wrote ``tensor`` in place: a new version, which its aliases must see."""
@@ -88,9 +90,16 @@ class Ledger:
         if operator.written is None:
             operator.written = before
         memory = self._memories[tensor.untyped_storage()._cdata]
-        value = self._new_value(tensor, memory, operator)
-        memory.writes.append(value)
-        memory.values[value.offset, value.shape, value.stride] = (value, len(memory.writes))
+        self._book(tensor, memory, operator, writes=True)
+
+    def _book(self, tensor: torch.Tensor, memory: _Memory, operator: Operator, *, writes: bool = False) -> None:
+        """A new value that is seen from now on through the window of ``tensor``."""
+        shape, stride, offset = tensor.shape, tensor.stride(), tensor.storage_offset()
+        self._values += 1
+        value = Value(self._values, shape, stride, int(offset), tensor.dtype, memory.storage, operator)
+        if writes:
+            memory.writes.append(value)
+        memory.values[offset, shape, stride] = value, len(memory.writes)
         operator.outputs.append(value)
 
     def value_of(self, tensor: torch.Tensor, origin: Origin = "constant", name: str = "") -> Value:
@@ -98,38 +107,34 @@ class Ledger:
         owned = self._owned_values.get(id(tensor))
         if owned is not None:
             return owned
-        memory = self._memories.get(tensor.untyped_storage()._cdata)
+        storage = tensor.untyped_storage()
+        memory = self._memories.get(storage._cdata)
         if memory is None:
             origin, name = self._owned.get(id(tensor), (origin, name))
-            memory = self._memory(tensor, origin, -1)
+            memory = self._memory(storage, origin, -1, on_meta=tensor.is_meta)
         key = (tensor.storage_offset(), tensor.shape, tensor.stride())
         known = memory.values.get(key)
         if known is None:
-            # A leaf seen first through this window, or a view that was made where nobody watched.
-            base = next(iter(memory.values.values()), None)
-            value = self._new_value(tensor, memory, base[0].producer if base else None)
-            value.origin = base[0].origin if base else origin
-            value.name = name or (base[0].name if base else "")
-            known = memory.values[key] = (value, 0 if base is None else base[1])
-            if origin == "parameter":
-                self._owned_values[id(tensor)] = value
+            known = memory.values[key] = self._leaf(tensor, memory, key, origin, name)
         value, seen = known
         if seen < len(memory.writes):
             value = self._refreshed(value, memory, seen)
             memory.values[key] = (value, len(memory.writes))
         return value
 
-    def _new_value(self, tensor: torch.Tensor, memory: _Memory, producer: Operator | None) -> Value:
+    def _leaf(
+        self, tensor: torch.Tensor, memory: _Memory, key: tuple[int, Any, Any], origin: Origin, name: str
+    ) -> tuple[Value, int]:
+        """A leaf seen first through this window, or a view that was made where nobody watched."""
+        base, seen = next(iter(memory.values.values()), (None, 0))
         self._values += 1
-        return Value(
-            self._values,
-            tensor.shape,
-            tensor.stride(),
-            int(tensor.storage_offset()),
-            tensor.dtype,
-            memory.storage,
-            producer,
-        )
+        offset, shape, stride = key
+        value = Value(self._values, shape, stride, int(offset), tensor.dtype, memory.storage, None, origin, name)
+        if base is not None:
+            value.producer, value.origin, value.name = base.producer, base.origin, name or base.name
+        if origin == "parameter":
+            self._owned_values[id(tensor)] = value
+        return value, seen
 
     def _refreshed(self, value: Value, memory: _Memory, seen: int) -> Value:
         """``value`` after the writes that came since it was ``seen``: one synthetic operator a write that overlaps."""

@@ -8,6 +8,7 @@ not sure, or sees arguments that the kernel would refuse, says nothing, and the 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import cache, lru_cache
 from typing import Any
 
 import torch
@@ -25,10 +26,12 @@ def _is_plain(value: Any) -> bool:
     """Whether a value is a contiguous floating-point tensor with elements."""
     if type(value) is not Value or not value.dtype.is_floating_point or 0 in value.shape:
         return False
-    return value.stride == _contiguous(value.shape)
+    strides: tuple[int, ...] = _contiguous(value.shape)
+    return value.stride == strides
 
 
-def _contiguous(shape: Sequence[int]) -> tuple[int, ...]:
+@lru_cache(maxsize=4096)
+def _contiguous(shape: tuple[int, ...]) -> tuple[int, ...]:
     """The strides of a contiguous tensor."""
     strides = [1] * len(shape)
     for place in range(len(shape) - 1, 0, -1):
@@ -37,7 +40,8 @@ def _contiguous(shape: Sequence[int]) -> tuple[int, ...]:
 
 
 def _made(shape: Sequence[int], dtype: torch.dtype) -> Recipe:
-    return ((torch.Size(shape), _contiguous(shape), dtype),)
+    size = torch.Size(shape)
+    return ((size, _contiguous(size), dtype),)
 
 
 def _like_first(given: list[Any]) -> Recipe | None:
@@ -70,13 +74,17 @@ def _like_both(given: list[Any]) -> Recipe | None:
     return _made([max(pair) for pair in zip(*sizes, strict=True)], first.dtype)
 
 
+@cache
+def _precision(dtype: torch.dtype) -> torch.dtype:
+    return torch.promote_types(dtype, torch.float32)
+
+
 def _batch_norm(given: list[Any]) -> Recipe | None:
     """Of evaluation: the statistics that it returns are one number a channel, in at least single precision."""
     first, training = given[0], given[5]
     if not _is_plain(first) or len(first.shape) < 2 or training:
         return None
-    precision = torch.promote_types(first.dtype, torch.float32)
-    statistic = _made((first.shape[1],), precision)
+    statistic = _made((first.shape[1],), _precision(first.dtype))
     return (first.shape, first.stride, first.dtype), *statistic, *statistic
 
 
@@ -88,8 +96,7 @@ def _layer_norm(given: list[Any]) -> Recipe | None:
         return None
     if any(one is not None and (tuple(one.shape) != normalised or one.dtype is not first.dtype) for one in scales):
         return None
-    precision = torch.promote_types(first.dtype, torch.float32)
-    statistic = _made((*first.shape[:kept], *(1,) * len(normalised)), precision)
+    statistic = _made((*first.shape[:kept], *(1,) * len(normalised)), _precision(first.dtype))
     return (first.shape, first.stride, first.dtype), *statistic, *statistic
 
 
