@@ -11,7 +11,6 @@ import torch
 from skipgraph.capture.aliases import Alias, covers, overlap
 from skipgraph.capture.program import Operator, Origin, Program, Storage, Value
 
-
 _PASSING = frozenset({"operator", "constant"})  # all others outlive the forward
 
 
@@ -123,7 +122,7 @@ class Ledger:
         return value
 
     def _leaf(
-        self, tensor: torch.Tensor, memory: _Memory, key: tuple[int, Any, Any], origin: Origin, name: str
+        self, tensor: torch.Tensor, memory: _Memory, key: tuple[Any, Any, Any], origin: Origin, name: str
     ) -> tuple[Value, int]:
         """A leaf seen first through this window, or a view that was made where nobody watched."""
         base, seen = next(iter(memory.values.values()), (None, 0))

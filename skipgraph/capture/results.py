@@ -106,9 +106,10 @@ def _joined(given: list[Any]) -> Recipe | None:
     if not all(map(_is_plain, operands)) or any(one.dtype is not first.dtype for one in operands):
         return None
     rank = len(first.shape)
-    axis %= max(rank, 1)
-    others = {(*one.shape[:axis], *one.shape[axis + 1 :]) for one in operands}
-    if not rank or len(others) != 1 or any(len(one.shape) != rank for one in operands):
+    if not -rank <= axis < rank or any(len(one.shape) != rank for one in operands):
+        return None
+    axis %= rank
+    if len({(*one.shape[:axis], *one.shape[axis + 1 :]) for one in operands}) != 1:
         return None
     shape = [*first.shape]
     shape[axis] = sum(one.shape[axis] for one in operands)
@@ -129,7 +130,9 @@ def _convolution(given: list[Any]) -> Recipe | None:
         return None
     if min(*stride, *dilation, groups) < 1 or min(*padding, *extra) < 0:
         return None
-    read, filters = (weight.shape[0], weight.shape[1] * groups) if transposed else (weight.shape[1] * groups, weight.shape[0])
+    read, filters = weight.shape[1] * groups, weight.shape[0]
+    if transposed:
+        read, filters = filters, read
     if read != first.shape[1] or filters % groups:
         return None
     if bias is not None and (bias.dtype is not first.dtype or tuple(bias.shape) != (filters,)):

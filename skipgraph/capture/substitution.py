@@ -154,12 +154,13 @@ def _substitute_in(
         return found
 
     for module in modules:
-        for table in (module._parameters, module._buffers):
+        tables: tuple[dict[str, Any], ...] = (module._parameters, module._buffers)
+        for table in tables:
             for name, tensor in table.items():
                 if tensor is not None:
-                    table[name] = stand_in(tensor)  # type: ignore[index]
-    for attribute_table, name in attributes:
-        attribute_table[name] = stand_in(attribute_table[name])
+                    table[name] = stand_in(tensor)
+    for table, name in attributes:
+        table[name] = stand_in(table[name])
 
 
 def _stand_in(tensor: torch.Tensor, substitute: Substitute) -> torch.Tensor:

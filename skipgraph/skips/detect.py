@@ -85,13 +85,11 @@ class _Detector:
 
         def visit(node: int) -> int:
             nonlocal wanted
-            open_slots = wanted & region.reaches[node]
+            open_slots = wanted & region.forking(node)
             while open_slots:
                 place = (open_slots & -open_slots).bit_length() - 1
                 open_slots &= open_slots - 1
                 verdict = judge.judge(node, place)
-                if verdict is None:
-                    continue
                 if verdict.reason == "skip":
                     found[place] = verdict
                     wanted &= ~(1 << place)

@@ -95,7 +95,7 @@ class Products:
         elif kind is Kind.GATE:
             reading.gate = True
         elif kind in _KEEPS_GATE and sources:
-            reading.gate = all([self.of[source].gate for source in sources])
+            reading.gate = all(self.of[source].gate for source in sources)
         reading.statistic = self._described(reading)
         return reading
 

@@ -69,47 +69,45 @@ class Judge:
         self.shortcuts = shortcuts
         self._excluded: set[int] | None = None
 
-    def judge(self, source: int, slot: int) -> Verdict | None:
-        """The verdict on ``slot`` and ``source``, None if no path leaves the stem's ancestors there."""
+    def judge(self, source: int, slot: int) -> Verdict:
+        """The verdict on ``slot`` and ``source``, which reaches it and from which another way leads elsewhere."""
         region, bit = self.region, 1 << slot
-        operand = region.candidate.slots[slot].node
-        leaving = [node for node in region.following[source] if not region.reaches[node] & bit]
-        direct = region.slots_at.get(source, 0) & ~bit
-        if not leaving and not direct:
-            return None
         if self.signal.positions[source] <= 1 < region.positions:
             return Verdict(source, slot, "conditioning")
-        if source == operand and region.simple:
+        if source == region.candidate.slots[slot].node and region.simple:
             return self._simple(source, slot)
+        at = region.at
+        leaving = [node for node in at[source].following if not at[node].reaches & bit]
+        direct = at[source].slots & ~bit
         if self._most_bypassed(leaving) <= region.stem_weight(source, slot):
             return Verdict(source, slot, "parallel_branches")
         return self._careful(source, slot, leaving, direct)
 
     def _simple(self, source: int, slot: int) -> Verdict:
         """An operand that forks off itself, in a region without slices or sums: what the sweep summed up decides."""
-        region = self.region
+        region, passed = self.region, self.region.at[source]
         verdict = Verdict(source, slot, gated=region.candidate.slots[slot].gated)
-        if region.weight[source] == 0:
+        if passed.weight == 0:
             verdict.reason = "parallel_branches"
             return verdict
         low, high = sorted((self.signal.positions[source], region.positions))
         verdict.long = any(self._returns(node, low, high) for node in region.resampling_behind(source))
-        verdict.bypassed_layers = region.weight[source]
-        verdict.coarsest = region.coarsest[source]
-        verdict.enclosed = region.merges[source]
-        verdict.leaves_last = region.last_use[source]
+        verdict.bypassed_layers = passed.weight
+        verdict.coarsest = passed.coarsest
+        verdict.enclosed = passed.merges
+        verdict.leaves_last = passed.last_use
         return verdict
 
     def _most_bypassed(self, leaving: list[int]) -> int:
         """No main path that leaves by these nodes has more layers."""
-        weight, layer = self.region.weight, self.signal.layer
-        return max((weight[node] + layer[node] for node in leaving), default=0)
+        at, layer = self.region.at, self.signal.layer
+        return max([at[node].weight + layer[node] for node in leaving], default=0)
 
     def _careful(self, source: int, slot: int, leaving: list[int], direct: int) -> Verdict:
         signal, region = self.signal, self.region
         bit = 1 << slot
         verdict = Verdict(source, slot)
-        stem_starts = [node for node in region.following[source] if region.reaches[node] & bit]
+        stem_starts = [node for node in region.at[source].following if region.at[node].reaches & bit]
         stem = self._paths(source, stem_starts, bit, bit)
         stem_weight = region.stem_weight(source, slot)
         ends = self._ends(slot)
@@ -149,8 +147,8 @@ class Judge:
                 verdict.enclosed |= region.bit_of(node)
         inside = set(main.nodes)
         uses = [
-            node if signal.names[node] else region.last_use[node]
-            for node in region.following[verdict.source]
+            node if signal.names[node] else region.at[node].last_use
+            for node in region.at[verdict.source].following
             if node in inside
         ]
         verdict.leaves_last = max(uses, default=-1)
@@ -160,18 +158,18 @@ class Judge:
     def _paths(self, source: int, starts: list[int], through: int, ends: int) -> _Paths:
         """All paths that begin at ``starts`` and stay on nodes that reach a slot in ``through``."""
         region = self.region
-        if not starts and region.slots_at.get(source, 0) & ends:
+        at = region.at
+        if not starts and at[source].slots & ends:
             return _Paths([], {source: 0}, {source: ends})
-        reaches = region.reaches
-        return self._walk([node for node in starts if reaches[node] & through], lambda n: reaches[n] & through, ends)
+        return self._walk([n for n in starts if at[n].reaches & through], lambda n: at[n].reaches & through, ends)
 
     def _walk(self, starts: list[int], on_path: Callable[[int], object], ends: int) -> _Paths:
         """Everything behind ``starts`` that is ``on_path``, with weights."""
-        region, signal = self.region, self.signal
+        at, signal = self.region.at, self.signal
         seen = set(starts)
         stack = list(seen)
         while stack:
-            for after in region.following[stack.pop()]:
+            for after in at[stack.pop()].following:
                 if after not in seen and on_path(after):
                     seen.add(after)
                     stack.append(after)
@@ -184,7 +182,7 @@ class Judge:
                 if weight.get(pred, 0) > heaviest:
                     heaviest = weight[pred]
             weight[node] = heaviest + signal.layer[node]
-            if hit := region.slots_at.get(node, 0) & ends:
+            if hit := at[node].slots & ends:
                 found[node] = hit
         return _Paths(order, weight, found)
 
@@ -273,13 +271,10 @@ class Judge:
 
     def _ahead(self, paths: _Paths) -> dict[int, int]:
         """Most layers on one path from behind a node to an end."""
-        region, signal = self.region, self.signal
+        at, layer = self.region.at, self.signal.layer
         ahead: dict[int, int] = {}
-        inside = paths.weight
-        for node in reversed(paths.nodes):
-            ahead[node] = max(
-                (ahead[after] + signal.layer[after] for after in region.following[node] if after in inside), default=0
-            )
+        for node in reversed(paths.nodes):  # what comes after a node and is known already is on a path itself
+            ahead[node] = max([ahead[n] + layer[n] for n in at[node].following if n in ahead], default=0)
         return ahead
 
     def _plain_stem(self, source: int, stem: _Paths, low: int, high: int) -> bool:
@@ -287,7 +282,7 @@ class Judge:
         signal = self.signal
         inside = {source, *stem.nodes}
         for node in stem.nodes:
-            if any(pred not in inside for pred in self.region.carrying(node)):
+            if any(pred not in inside for pred in self.region.carrying[node]):
                 return False
             if signal.resamples[node]:
                 at = signal.positions[node]
@@ -308,7 +303,7 @@ class Judge:
             return None
         inside = {node: sum(signal.layer[n] for n in stem[: place + 1]) for place, node in enumerate(stem)}
         for source in sorted(self.shortcuts.get(stem[0], ()), reverse=True):
-            if source not in region.reaches or not similar(signal.positions[source], region.positions):
+            if source not in region.at or not similar(signal.positions[source], region.positions):
                 continue
             main = self._around(source, set(stem), self._ends(slot))
             verdict = self._judged_chain(source, slot, _Paths(stem, inside, {stem[-1]: 1}), main)
@@ -321,7 +316,7 @@ class Judge:
         node = self.region.candidate.slots[slot].node
         chain = [node]
         while node not in self.shortcuts:
-            carrying = self.region.carrying(node)
+            carrying = self.region.carrying[node]
             if len(carrying) != 1:
                 return []
             node = carrying[0]
@@ -332,12 +327,12 @@ class Judge:
         """All paths from ``source`` to ``ends`` that touch no node of ``stem``."""
         region = self.region
         kept: set[int] = set()
-        for node in sorted(region.reaches, reverse=True):
+        for node in sorted(region.at, reverse=True):
             if node > source and node not in stem:
-                onwards = any(after in kept for after in region.following[node])
-                if onwards or region.slots_at.get(node, 0) & ends:
+                onwards = any(after in kept for after in region.at[node].following)
+                if onwards or region.at[node].slots & ends:
                     kept.add(node)
-        starts = [node for node in region.following[source] if node in kept]
+        starts = [node for node in region.at[source].following if node in kept]
         return self._walk(starts, kept.__contains__, ends)
 
     def _judged_chain(self, source: int, slot: int, stem: _Paths, main: _Paths) -> Verdict | None:
@@ -379,9 +374,9 @@ class Judge:
             self._excluded = set()
             for place, slot in enumerate(region.candidate.slots):
                 node = slot.node
-                while node in region.reaches:
+                while node in region.at:
                     if node in self.additive:
-                        if region.reaches[node] & ~(1 << place):
+                        if region.at[node].reaches & ~(1 << place):
                             self._excluded.add(node)
                         break
                     if signal.layer[node] or len(signal.preds[node]) != 1:

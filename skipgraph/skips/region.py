@@ -4,9 +4,44 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cached_property
 
 from skipgraph.skips.signal import Candidate, Signal
+
+
+@dataclass(slots=True, eq=False)
+class Passed:
+    """What is known of one node of a region, from there to the merge.
+
+    Attributes
+    ----------
+    reaches : int
+        Bitmask of the slots of the merge that it reaches.
+    coarsest : int
+        Fewest positions behind it on any path to a slot.
+    following : list of int
+        The nodes of the region that read it, latest first.
+    slots : int
+        Bitmask of the slots that it feeds directly.
+    weight : int
+        Most layer operators behind it on one path to a slot.
+    merges : int
+        Bitmask of the merges behind it, by number counted back from `Region.base`.
+    resampling : int
+        Bitmask of the resamplers behind it.
+    last_use : int
+        The last node of the region that reads it, bundles seen through.
+    """
+
+    reaches: int
+    coarsest: int
+    following: list[int]
+    slots: int = 0
+    weight: int = 0
+    merges: int = 0
+    resampling: int = 0
+    last_use: int = -1
 
 
 class Region:
@@ -18,36 +53,19 @@ class Region:
 
     Attributes
     ----------
-    reaches : dict
-        Node -> bitmask of the slots of the merge that it reaches.
-    following : dict
-        Node -> the nodes of the region that read it, latest first.
-    slots_at : dict
-        Node -> bitmask of the slots that it feeds directly.
-    weight : dict
-        Node -> most layer operators behind it on one path to a slot.
-    coarsest : dict
-        Node -> fewest positions behind it on any path to a slot.
-    merges : dict
-        Node -> bitmask of the merges behind it, by number counted back from ``base``.
-    last_use : dict
-        Node -> the last node of the region that reads it, bundles seen through.
+    at : dict
+        Node -> what is known of it.
     """
 
     def __init__(self, signal: Signal, candidate: Candidate, ordinal: dict[int, int]) -> None:
         self.signal = signal
         self.candidate = candidate
         self.positions = signal.positions[candidate.node]
-        self.reaches: dict[int, int] = {}
-        self.following: dict[int, list[int]] = {}
-        self.slots_at: dict[int, int] = {}
-        self.weight: dict[int, int] = {}
-        self.coarsest: dict[int, int] = {}
-        self.merges: dict[int, int] = {}
-        self.last_use: dict[int, int] = {}
+        self.at: dict[int, Passed] = {}
+        # The operands of each node; where there are positions, those that do more than condition it.
+        self.carrying = signal.carrying if self.positions > 1 else signal.preds
         self.slices = self.sums = False  # whether any was met
         self._resamplers: list[int] = []
-        self._resampling: dict[int, int] = {}  # node -> bitmask of the resamplers behind it
         self.base = ordinal[candidate.node]
         self._ordinal = ordinal
         self._open: list[int] = []
@@ -58,23 +76,16 @@ class Region:
         for place, slot in enumerate(candidate.slots):
             if signal.isolated[slot.node] or (self.positions > 1 and signal.conditioning[slot.node]):
                 continue  # nothing forks off before it; or it conditions, and bypasses nothing
-            self.all_slots |= 1 << place
-            self._reach(slot.node, 1 << place)
-            self.slots_at[slot.node] = self.slots_at.get(slot.node, 0) | 1 << place
+            bit = 1 << place
+            self.all_slots |= bit
+            operand = self.at.get(slot.node) or self._meet(slot.node)
+            operand.reaches |= bit
+            operand.slots |= bit
 
-    def _reach(self, node: int, slots: int) -> None:
-        known = self.reaches.get(node)
-        if known is None:
-            self.reaches[node] = slots
-            self.following[node] = []
-            self.weight[node] = 0
-            self.coarsest[node] = self.positions
-            self.merges[node] = 0
-            self.last_use[node] = -1
-            self._resampling[node] = 0
-            heapq.heappush(self._open, -node)
-        elif known | slots != known:
-            self.reaches[node] = known | slots
+    def _meet(self, node: int) -> Passed:
+        heapq.heappush(self._open, -node)
+        met = self.at[node] = Passed(0, self.positions, [])
+        return met
 
     def sweep(self, visit: Callable[[int], int]) -> None:
         """Pop nodes until nothing is left to find.
@@ -83,10 +94,10 @@ class Region:
         """
         wanted = self.all_slots
         witness = -1  # an open node that may yet fork off, or have ancestors that do, from a wanted slot
-        reaches = self.reaches
+        at = self.at
         while self._open and wanted:
-            if witness < 0 or -self._open[0] == witness or not wanted & ~reaches[witness]:
-                witness = next((-entry for entry in self._open if wanted & ~reaches[-entry]), -1)
+            if witness < 0 or -self._open[0] == witness or not wanted & ~at[witness].reaches:
+                witness = next((-entry for entry in self._open if wanted & ~at[-entry].reaches), -1)
                 if witness < 0:
                     break
             node = -heapq.heappop(self._open)
@@ -106,22 +117,26 @@ class Region:
             if self._open_forks:  # other ways to it may lead through this node
                 self._pass_on(node)
 
-    def carrying(self, node: int) -> list[int]:
-        """The operands of ``node`` that do more than condition it."""
-        preds = self.signal.preds[node]
-        if self.positions > 1:
-            return [pred for pred in preds if not self.signal.conditioning[pred]]
-        return preds
+    def forking(self, node: int) -> int:
+        """The slots that ``node`` reaches, and some way from there does not."""
+        passed = self.at[node]
+        everywhere = passed.reaches
+        for after in passed.following:
+            everywhere &= self.at[after].reaches
+        if passed.slots:  # a way that leads to one slot alone
+            everywhere &= passed.slots if passed.slots.bit_count() == 1 else 0
+        return passed.reaches & ~everywhere
 
     def stem_weight(self, node: int, slot: int) -> int:
         """Most layer operators behind ``node`` on one path to ``slot``, for a popped node that reaches it."""
         weights, done = self._stem_weights.get(slot, ({}, 0))
         bit = 1 << slot
-        layer, reaches, following = self.signal.layer, self.reaches, self.following
+        layer, at = self.signal.layer, self.at
         for other in self.order[done:]:
-            if reaches[other] & bit:
+            passed = at[other]
+            if passed.reaches & bit:
                 heaviest = 0
-                for after in following[other]:
+                for after in passed.following:
                     if after in weights and weights[after] + layer[after] > heaviest:
                         heaviest = weights[after] + layer[after]
                 weights[other] = heaviest
@@ -140,7 +155,7 @@ class Region:
 
     def resampling_behind(self, node: int) -> list[int]:
         """The resampling operators on the paths from ``node`` to the merge."""
-        mask = self._resampling[node]
+        mask = self.at[node].resampling
         return [other for place, other in enumerate(self._resamplers) if mask >> place & 1]
 
     def bit_of(self, merge: int) -> int:
@@ -151,50 +166,49 @@ class Region:
     def sliced(self) -> dict[int, tuple[list[tuple[tuple[int, int, int], int]], int]]:
         """Tensor -> its slices with the slots that these reach, and the slots reached from the whole of it."""
         found: dict[int, tuple[list[tuple[tuple[int, int, int], int]], int]] = {}
-        for node in self.reaches:
-            after = self.following[node]
-            parts = [(part, self.reaches[n]) for n in after if (part := self.signal.slices[n]) is not None]
+        at = self.at
+        for node, passed in at.items():
+            after = passed.following
+            parts = [(part, at[n].reaches) for n in after if (part := self.signal.slices[n]) is not None]
             if parts:
-                whole = self.slots_at.get(node, 0)
+                whole = passed.slots
                 for n in after:
                     if self.signal.slices[n] is None:
-                        whole |= self.reaches[n]
+                        whole |= at[n].reaches
                 found[node] = (parts, whole)
         return found
 
     def _pass_on(self, node: int) -> None:
-        signal = self.signal
-        slots = self.reaches[node]
-        is_merge = node in signal.candidates
-        weight = self.weight[node] + signal.layer[node]
-        coarsest = min(self.coarsest[node], signal.positions[node]) if signal.names[node] else self.coarsest[node]
-        merges = self.merges[node]
-        if is_merge:
-            merges |= self.bit_of(node)
-            self.sums = self.sums or not signal.candidates[node].concat
-        resampling = self._resampling[node]
-        if signal.resamples[node]:
-            resampling |= 1 << len(self._resamplers)
-            self._resamplers.append(node)
-        self.slices = self.slices or signal.slices[node] is not None
-        use = node if signal.names[node] else self.last_use[node]
-        heaviest, smallest, last_use = self.weight, self.coarsest, self.last_use  # looked up once: this runs most
-        reaches = self.reaches
-        for pred in self.carrying(node):
-            known = reaches.get(pred)
-            if known is None:
-                self._reach(pred, slots)
-            else:
-                reaches[pred] = known | slots
-            ways = self.following[pred]
-            ways.append(node)
-            if len(ways) > 1 or pred in self.slots_at:
+        """Tell the operands of a popped node what is known of it."""
+        signal, at = self.signal, self.at
+        passed = at[node]
+        slots, coarsest, use = passed.reaches, passed.coarsest, passed.last_use
+        weight, merges, resampling = passed.weight + signal.layer[node], passed.merges, passed.resampling
+        if signal.names[node]:  # no bundle
+            use = node
+            if signal.positions[node] < coarsest:
+                coarsest = signal.positions[node]
+            if node in signal.candidates:
+                merges |= self.bit_of(node)
+                self.sums = self.sums or not signal.candidates[node].concat
+            if signal.resamples[node]:
+                resampling |= 1 << len(self._resamplers)
+                self._resamplers.append(node)
+            if signal.slices[node] is not None:
+                self.slices = True
+        for pred in self.carrying[node]:
+            before = at.get(pred)
+            if before is None:
+                before = self._meet(pred)
+            before.reaches |= slots
+            before.following.append(node)
+            if before.slots or len(before.following) > 1:
                 self._open_forks.add(pred)
-            if weight > heaviest[pred]:
-                heaviest[pred] = weight
-            if coarsest < smallest[pred]:
-                smallest[pred] = coarsest
-            self.merges[pred] |= merges
-            self._resampling[pred] |= resampling
-            if use > last_use[pred]:
-                last_use[pred] = use
+            if weight > before.weight:
+                before.weight = weight
+            if coarsest < before.coarsest:
+                before.coarsest = coarsest
+            if use > before.last_use:
+                before.last_use = use
+            before.merges |= merges
+            before.resampling |= resampling

@@ -49,6 +49,7 @@ class Signal:
     resamples: list[bool] = field(default_factory=list)
     positions: list[int] = field(default_factory=list)
     conditioning: list[bool] = field(default_factory=list)  # it and all its ancestors have one position
+    carrying: list[list[int]] = field(default_factory=list)  # the operands that do more than condition it
     isolated: list[bool] = field(default_factory=list)  # it, and all that it is computed from, is read by one alone
     slices: list[tuple[int, int, int] | None] = field(default_factory=list)  # axis, start, stop
     candidates: dict[int, Candidate] = field(default_factory=dict)
@@ -99,6 +100,8 @@ def read_signal(graph: SkipGraph) -> Signal:
             )
         place[name] = index
         _describe(signal, index, reading)
+    conditioning = signal.conditioning
+    signal.carrying = [[pred for pred in preds if not conditioning[pred]] for preds in signal.preds]
     _mark_isolated(signal)
     return signal
 

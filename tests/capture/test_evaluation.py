@@ -1,7 +1,8 @@
-"""Results that are known by rule are those that PyTorch's own meta kernels make."""
+"""What was evaluated once is not evaluated again, and what can be known is not evaluated at all."""
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 import pytest
@@ -9,78 +10,111 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from skipgraph.capture import capture
-from skipgraph.capture.evaluation import _RULES
-from skipgraph.capture.program import Storage, Value
-
-SHAPES = [(2, 3, 4, 5), (1, 8), (2, 3, 4), (1, 1, 1, 1), (3, 0, 2), (2, 1, 4)]
-DTYPES = [torch.float32, torch.float16, torch.bfloat16, torch.float64]
+from skipgraph.capture.program import Program
 
 
-def value(tensor: torch.Tensor) -> Value:
-    return Value(0, tensor.shape, tensor.stride(), 0, tensor.dtype, Storage(0, 0, -1, "input"))
+class Seen(TorchDispatchMode):
+    """Counts the operators that are run."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.run: Counter[str] = Counter()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.run[str(func)] += 1
+        return func(*args, **(kwargs or {}))
 
 
-def operands(overload: Any, shape: tuple[int, ...], dtype: torch.dtype, layout: str) -> list[Any]:
-    def made() -> torch.Tensor:
-        tensor = torch.empty(shape, dtype=dtype, device="meta")
-        if layout == "channels last" and len(shape) == 4:
-            return tensor.to(memory_format=torch.channels_last)
-        return tensor.transpose(0, -1) if layout == "transposed" else tensor
+def run_by(model: torch.nn.Module, *shape: int) -> tuple[Program, Counter[str]]:
+    with Seen() as seen:
+        program = capture(model.eval(), (torch.empty(shape),))
+    return program, seen.run
 
-    channels = made().shape[1]
-    if overload is torch.ops.aten.native_batch_norm.default:
-        statistics = [torch.empty(channels, dtype=dtype, device="meta") for _ in range(4)]
-        return [made(), *statistics, False, 0.1, 1e-5]
-    if overload is torch.ops.aten.cat.default:
-        return [[made(), made(), made()], 1]
-    return (
-        [made(), made()] if overload._schema.name in ("aten::add", "aten::sub", "aten::mul", "aten::div") else [made()]
+
+class Calls(torch.nn.Module):
+    """Calls a function several times in a row."""
+
+    def __init__(self, function: Any, times: int = 3) -> None:
+        super().__init__()
+        self.function, self.times = function, times
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for _ in range(self.times):
+            x = self.function(x)
+        return x
+
+
+def test_kernels_are_not_run_where_a_rule_knows() -> None:
+    program, run = run_by(
+        torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4), torch.nn.ReLU(inplace=True)), 1, 3, 5, 5
     )
+    known = {"convolution", "native_batch_norm", "relu"}
+    assert known <= {operator.name for operator in program.operators}
+    assert not [name for name in run if name.split(".")[1].rstrip("_") in known]
 
 
-def described(result: Any) -> list[Any]:
-    results = result if isinstance(result, tuple) else (result,)
-    return [(tensor.shape, tensor.stride(), tensor.dtype) for tensor in results]
+def test_a_kernel_is_run_once_for_the_same_shapes() -> None:
+    program, run = run_by(Calls(torch.erf), 2, 3)
+    assert [operator.name for operator in program.operators] == ["erf"] * 3
+    assert run["aten.erf.default"] == 1
 
 
-@pytest.mark.parametrize("layout", ["contiguous", "channels last", "transposed"])
-@pytest.mark.parametrize("overload", list(_RULES), ids=str)
-def test_a_rule_says_what_the_kernel_does(overload: Any, layout: str) -> None:
-    applied = 0
-    for shape in SHAPES:
-        for dtype in DTYPES:
-            given = operands(overload, shape, dtype, layout)
-            values = [[value(one) for one in item] if isinstance(item, list)
-                      else value(item) if isinstance(item, torch.Tensor) else item for item in given]  # fmt: skip
-            recipe = _RULES[overload](values)
-            if recipe is not None:
-                applied += 1
-                assert [tuple(one) for one in recipe] == described(overload(*given))
-    assert applied >= (12 if layout == "contiguous" else 1)
+def test_what_is_written_in_place_is_evaluated_once_and_keeps_its_versions() -> None:
+    program, run = run_by(Calls(lambda x: x.erf_()), 2, 3)
+    assert run["aten.erf_.default"] == 1
+    assert [operator.name for operator in program.operators] == ["erf"] * 3
+    assert [operator.written.index for operator in program.operators if operator.written] == [
+        operator.inputs[0].index for operator in program.operators
+    ]
+    assert len({value.index for operator in program.operators for value in operator.outputs}) == 3
+    assert len({value.storage.index for operator in program.operators for value in operator.outputs}) == 1
 
 
-def test_what_a_rule_does_not_cover_is_left_to_the_kernel() -> None:
-    x = value(torch.empty(2, 3, device="meta"))
-    integers = value(torch.empty(2, 3, dtype=torch.int64, device="meta"))
-    narrow = value(torch.empty(1, 3, device="meta"))
-    assert _RULES[torch.ops.aten.add.Tensor]([x, narrow]) is None
-    assert _RULES[torch.ops.aten.add.Tensor]([x, 2]) is None
-    assert _RULES[torch.ops.aten.div.Tensor]([integers, integers]) is None
-    assert _RULES[torch.ops.aten.cat.default]([[x, narrow], 1]) is None
-    statistics = [value(torch.empty(3, device="meta"))] * 4
-    assert _RULES[torch.ops.aten.native_batch_norm.default]([x, *statistics, True, 0.1, 1e-5]) is None
+@pytest.mark.parametrize("function", [lambda x: x.t_(), lambda x: x.unsqueeze_(0)], ids=["t_", "unsqueeze_"])
+def test_what_changes_shape_in_place_is_run_each_time(function: Any) -> None:
+    program, run = run_by(Calls(function), 3, 3)
+    assert sum(run.values()) >= 3
+    eager = torch.empty(3, 3)
+    for _ in range(3):
+        eager = function(eager)
+    assert program.outputs[0].shape == eager.shape
+    assert program.outputs[0].stride == eager.stride()
 
 
-def test_kernels_are_not_run_where_a_rule_knows(monkeypatch: pytest.MonkeyPatch) -> None:
-    run: list[str] = []
+def test_storage_that_is_exchanged_is_exchanged_each_time() -> None:
+    def exchanged(x: torch.Tensor) -> torch.Tensor:
+        return torch.empty_like(x).set_(x.clone())
 
-    class Seen(TorchDispatchMode):
-        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-            run.append(str(func))
-            return func(*args, **(kwargs or {}))
+    program, _ = run_by(Calls(exchanged), 2, 3)
+    clones = [operator for operator in program.operators if operator.name == "clone"]
+    assert program.outputs[0].storage is clones[-1].outputs[0].storage
 
-    model = torch.nn.Sequential(torch.nn.BatchNorm2d(3), torch.nn.ReLU()).eval()
-    with Seen():
-        program = capture(model, (torch.empty(1, 3, 4, 4),))
-    assert [operator.name for operator in program.operators][-2:] == ["native_batch_norm", "relu"]
-    assert not [name for name in run if "batch_norm" in name or "relu" in name]
+
+class CountsOnTheSide(torch.nn.Module):
+    """Reads a number that it counted on the CPU, in place, beside the same on its own device."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        here = torch.zeros(2, device=x.device)
+        there = torch.zeros(2, device="cpu")
+        for _ in range(3):
+            here.erf_()
+            here.add_(1.0)
+            there.erf_()
+            there.add_(1.0)
+        return x.repeat(int(there[0] * 4)) + here[0]
+
+
+def test_what_is_on_the_cpu_is_computed_with_its_numbers() -> None:
+    model = CountsOnTheSide()
+    program, _ = run_by(model, 5)
+    assert program.method == "meta"
+    assert tuple(program.outputs[0].shape) == tuple(model(torch.empty(5)).shape)
+
+
+def test_what_a_kernel_refuses_is_refused() -> None:
+    from skipgraph.errors import CaptureError
+
+    with pytest.raises(CaptureError):
+        capture(Calls(lambda x: torch.cat([x, x], 4)), (torch.empty(2, 3),))
+    with pytest.raises(CaptureError):
+        capture(Calls(lambda x: x.add_(torch.ones(4, 2, 3))), (torch.empty(2, 3),))
