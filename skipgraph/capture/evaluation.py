@@ -38,7 +38,7 @@ class Evaluation:
         overload : torch._ops.OpOverload
             It returns fresh tensors alone, or the first operand, which it writes in place.
         args, kwargs : tuple, dict
-            Its arguments; all tensors among them are on meta.
+            Its arguments; what it writes, or some tensor among them, is on meta.
         given, named : list, dict
             The same with values in place of the tensors.
         """

@@ -170,11 +170,10 @@ class Recorder:
             else:
                 given.append(self.replaced(argument, inputs))
         named = {key: self.replaced(argument, inputs) for key, argument in kwargs.items()} if kwargs else {}
-        evaluation, elsewhere = self.evaluation, self.ledger.elsewhere
-        if evaluation is None or not signature.predictable or any(value.storage in elsewhere for value in inputs):
-            result = overload(*args, **kwargs)
+        if self.evaluation is not None and signature.predictable and not self._has_data(signature, inputs):
+            result = self.evaluation.result(overload, args, kwargs, given, named)
         else:
-            result = evaluation.result(overload, args, kwargs, given, named)
+            result = overload(*args, **kwargs)
         # After the run: an operator whose kernel is itself made of operators has recorded those first.
         operators = self.program.operators
         operator = Operator(
@@ -191,6 +190,13 @@ class Recorder:
                 if isinstance(tensor, _Tensor):
                     self.ledger.output(operator, tensor)
         return result
+
+    def _has_data(self, signature: _Signature, operands: list[Value]) -> bool:
+        """Whether a result must be computed: what is written, or all that is read, is on the CPU and has numbers."""
+        elsewhere = self.ledger.elsewhere
+        if not elsewhere or not operands:
+            return False
+        return all(value.storage in elsewhere for value in (operands[:1] if signature.written else operands))
 
     def _book_written(self, operator: Operator, written: list[torch.Tensor], result: Any) -> None:
         for tensor in written:

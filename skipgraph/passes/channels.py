@@ -61,6 +61,11 @@ class BlockedError(Exception):
         self.node = node
         self.reason = reason
 
+    @classmethod
+    def by_context(cls, call: str, other: str) -> BlockedError:
+        """A call that runs under something else than another one, whose place it would have to take."""
+        return cls(call, f"{call} runs with other gradients, or in another precision, than {other}")
+
 
 def follow(graph: SkipGraph, nodes: dict[str, NodeAttributes], merge: Merge) -> Followed:
     """Follow the channels of a concat to all linear layers that read them.

@@ -74,7 +74,7 @@ def _check_contexts(found: Sequence[Step], concat: str, operands: Sequence[str],
     own = edits.context(concat)
     other = next((step.call for step in found if edits.context(step.call) != own), None)
     if other is not None and any(edits.context(operand) != own for operand in operands):
-        raise BlockedError(other, f"{other} runs with other gradients, or in another precision, than {concat}")
+        raise BlockedError.by_context(other, concat)
 
 
 def _check(found: Sequence[Step], concats: Sequence[str], edits: Edits) -> None:

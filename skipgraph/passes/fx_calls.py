@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -57,6 +57,11 @@ def inputs_of(arguments: fx.Node | tuple[Any, Any]) -> list[fx.Node]:
     return found
 
 
+def by_name(names: Sequence[str], args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of a call by the names of the parameters that it has."""
+    return {**dict(zip(names, args, strict=False)), **kwargs}
+
+
 def axis_of(concat: fx.Node) -> int:
     """The axis that a concat joins along, counted from the front."""
     axis: Any = concat.args[1] if len(concat.args) > 1 else concat.kwargs.get("dim", concat.kwargs.get("axis", 0))
@@ -102,13 +107,15 @@ def may_view(captured: Captured, node: fx.Node) -> bool:
     return node.target in _VIEWS_OR_COPIES
 
 
-def sweep(graph: fx.Graph, node: fx.Node) -> None:
-    """Take out a call that nobody reads, and what it alone was there for."""
+def sweep(graph: fx.Graph, node: fx.Node) -> list[fx.Node]:
+    """Take out a call that nobody reads, and what it alone was there for; all that is gone is returned."""
     inputs = node.all_input_nodes
     graph.erase_node(node)
+    gone = [node]
     for one in inputs:
         if not one.users and not one._erased and one.op != "placeholder":
-            sweep(graph, one)
+            gone += sweep(graph, one)
+    return gone
 
 
 def place_sizes(node: fx.Node) -> None:

@@ -19,6 +19,7 @@ from skipgraph.passes.fx_calls import (
     joined,
     let_join,
     may_view,
+    sweep,
     writes,
 )
 from skipgraph.passes.fx_cuts import FxCuts
@@ -137,18 +138,10 @@ class FxEdits(FxCuts):
         """Let all that reads ``old`` read ``new``, and take ``old`` out."""
         node = self._nodes[old]
         node.replace_all_uses_with(self._nodes[new])
-        self._sweep(node)
+        for gone in sweep(self.graph, node):
+            self._nodes.pop(gone.name, None)
+            self.made.discard(gone)
         self._nodes[old] = self._nodes[new]
-
-    def _sweep(self, node: fx.Node) -> None:
-        """Take out a node that nobody reads any more, and the calls that it alone was there for."""
-        inputs = node.all_input_nodes
-        self.graph.erase_node(node)
-        self._nodes.pop(node.name, None)
-        self.made.discard(node)
-        for one in inputs:
-            if not one.users and not one._erased and one.op != "placeholder":
-                self._sweep(one)
 
     def erase(self, concat: str) -> None:
         """Take out a concat that nobody reads but for its sizes, which are then read off its operands."""

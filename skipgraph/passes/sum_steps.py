@@ -59,7 +59,7 @@ def _product(factor: Factor, adds: tuple[str, ...], graph: SkipGraph, edits: Edi
         if nodes[node]["site"] not in (call, norm):
             raise BlockedError(node, f"{node} stands between {factor.layer} and the sum")
     if any(edits.context(one) != edits.context(adds[-1]) for one in (call, norm) if one is not None):
-        raise BlockedError(call, f"{call} runs with other gradients, or in another precision, than {adds[-1]}")
+        raise BlockedError.by_context(call, adds[-1])
     obstacle = edits.merge_obstacle(call, norm)
     if obstacle is not None:
         raise BlockedError(call, obstacle)
