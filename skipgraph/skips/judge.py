@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from skipgraph.graph.roles import SAME_RESOLUTION
+from skipgraph.skips.paths import Paths, around, between, heaviest_through
+from skipgraph.skips.pieces import disjoint, open_ends
 from skipgraph.skips.region import Region
 from skipgraph.skips.signal import Signal
 
@@ -25,18 +27,6 @@ class Verdict:
     enclosed: int = 0  # bitmask of merges on the main path
     leaves_last: int = -1  # the last node by which the main path leaves the source
     stem: list[int] = field(default_factory=list)
-
-
-@dataclass(slots=True)
-class _Paths:
-    """All paths from one node to some slots: nodes in order, with what is known from the source on."""
-
-    nodes: list[int]
-    weight: dict[int, int]  # most layers on one path from the source to here, this node included
-    ends: dict[int, int]  # nodes that feed an end directly -> slots
-
-    def heaviest(self) -> int:
-        return max((self.weight[node] for node in self.ends), default=0)
 
 
 # How far a failed operand came: the furthest reason is the one worth telling.
@@ -108,11 +98,11 @@ class Judge:
         bit = 1 << slot
         verdict = Verdict(source, slot)
         stem_starts = [node for node in region.at[source].following if region.at[node].reaches & bit]
-        stem = self._paths(source, stem_starts, bit, bit)
+        stem = between(region, source, stem_starts, bit, bit)
         stem_weight = region.stem_weight(source, slot)
-        ends = self._ends(slot)
-        starts = [node for node in leaving if not self._disjoint(node, stem_starts, source, slot)]
-        main = self._paths(source, starts, ends, ends)
+        ends = open_ends(region, slot)
+        starts = [node for node in leaving if not disjoint(region, node, stem_starts, source, slot)]
+        main = between(region, source, starts, ends, ends)
         if not main.ends and not direct & ends:
             verdict.reason = "slices"
             return verdict
@@ -133,7 +123,7 @@ class Judge:
         self._describe(verdict, stem, main)
         return verdict
 
-    def _describe(self, verdict: Verdict, stem: _Paths, main: _Paths) -> None:
+    def _describe(self, verdict: Verdict, stem: Paths, main: Paths) -> None:
         """Fill in what a shortcut is like and what it bypasses."""
         signal, region = self.signal, self.region
         slot = region.candidate.slots[verdict.slot]
@@ -153,83 +143,9 @@ class Judge:
         ]
         verdict.leaves_last = max(uses, default=-1)
 
-    # -- paths -------------------------------------------------------------------------------------------------------
-
-    def _paths(self, source: int, starts: list[int], through: int, ends: int) -> _Paths:
-        """All paths that begin at ``starts`` and stay on nodes that reach a slot in ``through``."""
-        region = self.region
-        at = region.at
-        if not starts and at[source].slots & ends:
-            return _Paths([], {source: 0}, {source: ends})
-        return self._walk([n for n in starts if at[n].reaches & through], lambda n: at[n].reaches & through, ends)
-
-    def _walk(self, starts: list[int], on_path: Callable[[int], object], ends: int) -> _Paths:
-        """Everything behind ``starts`` that is ``on_path``, with weights."""
-        at, signal = self.region.at, self.signal
-        seen = set(starts)
-        stack = list(seen)
-        while stack:
-            for after in at[stack.pop()].following:
-                if after not in seen and on_path(after):
-                    seen.add(after)
-                    stack.append(after)
-        order = sorted(seen)
-        weight: dict[int, int] = {}
-        found: dict[int, int] = {}
-        for node in order:
-            heaviest = 0
-            for pred in signal.preds[node]:
-                if weight.get(pred, 0) > heaviest:
-                    heaviest = weight[pred]
-            weight[node] = heaviest + signal.layer[node]
-            if hit := at[node].slots & ends:
-                found[node] = hit
-        return _Paths(order, weight, found)
-
-    def _ends(self, slot: int) -> int:
-        """The slots where a main path may end.
-
-        All but this one and, in a concat, those that read a slice of a tensor of which this one reads only other
-        slices (split and rejoined).
-        "Only" is meant of all that the operand reads: the tensor dominates it. A dual-path network's dense part reads
-        slices of what its blocks compute as well, and is no part of a split.
-        """
-        region = self.region
-        ends = region.all_slots & ~(1 << slot)
-        if region.candidate.concat and region.slices:
-            for tensor, (pieces, whole) in region.sliced.items():
-                mine = [part for part, reached in pieces if reached >> slot & 1]
-                if not mine or whole >> slot & 1 or not self._dominated(slot, tensor):
-                    continue
-                for part, reached in pieces:
-                    if not reached >> slot & 1 and all(_apart(part, own) for own in mine):
-                        ends &= ~reached
-        return ends
-
-    def _dominated(self, slot: int, tensor: int) -> bool:
-        """Whether every path to an operand comes through ``tensor``."""
-        stack = [self.region.candidate.slots[slot].node]
-        seen = set(stack)
-        while stack:
-            node = stack.pop()
-            if node < tensor or not self.signal.preds[node]:
-                return False
-            new = [pred for pred in self.signal.preds[node] if pred != tensor and pred not in seen]
-            seen.update(new)
-            stack += new
-        return True
-
-    def _disjoint(self, start: int, stem_starts: list[int], source: int, slot: int) -> bool:
-        """Whether a main path starts with a slice of the source disjoint from all that the stem starts with."""
-        part = self.signal.slices[start]
-        if part is None or source == self.region.candidate.slots[slot].node:
-            return False
-        others = [self.signal.slices[node] for node in stem_starts]
-        return bool(others) and all(other is not None and _apart(part, other) for other in others)
-
     # -- S, La, Lb ---------------------------------------------------------------------------------------------------
 
-    def _short(self, stem: _Paths, main: _Paths, stem_weight: int) -> str | None:
+    def _short(self, stem: Paths, main: Paths, stem_weight: int) -> str | None:
         """None if S holds, else why not."""
         signal = self.signal
         behind_layer: set[int] = set()
@@ -245,7 +161,7 @@ class Judge:
             return "resampled_concat"
         return None
 
-    def _round_trip(self, source: int, stem: _Paths, main: _Paths, stem_weight: int) -> bool:
+    def _round_trip(self, source: int, stem: Paths, main: Paths, stem_weight: int) -> bool:
         """La: the main path goes to another resolution and comes back."""
         signal, region = self.signal, self.region
         at_source, at_merge = signal.positions[source], region.positions
@@ -253,9 +169,7 @@ class Judge:
         returns = [node for node in main.nodes if self._returns(node, low, high)]
         if not returns:
             return False
-        ahead = self._ahead(main)
-        through = max(main.weight[node] + ahead[node] for node in returns)
-        if 2 * stem_weight > through:
+        if 2 * stem_weight > heaviest_through(region, main, returns):
             return False
         return self._plain_stem(source, stem, low, high)
 
@@ -269,15 +183,7 @@ class Judge:
             return before * SAME_RESOLUTION < low
         return before > high * SAME_RESOLUTION
 
-    def _ahead(self, paths: _Paths) -> dict[int, int]:
-        """Most layers on one path from behind a node to an end."""
-        at, layer = self.region.at, self.signal.layer
-        ahead: dict[int, int] = {}
-        for node in reversed(paths.nodes):  # what comes after a node and is known already is on a path itself
-            ahead[node] = max([ahead[n] + layer[n] for n in at[node].following if n in ahead], default=0)
-        return ahead
-
-    def _plain_stem(self, source: int, stem: _Paths, low: int, high: int) -> bool:
+    def _plain_stem(self, source: int, stem: Paths, low: int, high: int) -> bool:
         """The stem is entered only through the source, and resamples within the range of the two ends."""
         signal = self.signal
         inside = {source, *stem.nodes}
@@ -305,8 +211,8 @@ class Judge:
         for source in sorted(self.shortcuts.get(stem[0], ()), reverse=True):
             if source not in region.at or not similar(signal.positions[source], region.positions):
                 continue
-            main = self._around(source, set(stem), self._ends(slot))
-            verdict = self._judged_chain(source, slot, _Paths(stem, inside, {stem[-1]: 1}), main)
+            main = around(region, source, set(stem), open_ends(region, slot))
+            verdict = self._judged_chain(source, slot, Paths(stem, inside, {stem[-1]: 1}), main)
             if verdict is not None:
                 return verdict
         return None
@@ -323,33 +229,20 @@ class Judge:
             chain.append(node)
         return chain[::-1]
 
-    def _around(self, source: int, stem: set[int], ends: int) -> _Paths:
-        """All paths from ``source`` to ``ends`` that touch no node of ``stem``."""
-        region = self.region
-        kept: set[int] = set()
-        for node in sorted(region.at, reverse=True):
-            if node > source and node not in stem:
-                onwards = any(after in kept for after in region.at[node].following)
-                if onwards or region.at[node].slots & ends:
-                    kept.add(node)
-        starts = [node for node in region.at[source].following if node in kept]
-        return self._walk(starts, kept.__contains__, ends)
-
-    def _judged_chain(self, source: int, slot: int, stem: _Paths, main: _Paths) -> Verdict | None:
+    def _judged_chain(self, source: int, slot: int, stem: Paths, main: Paths) -> Verdict | None:
         signal, region = self.signal, self.region
         stem_weight = stem.heaviest()
         if not main.nodes or stem_weight >= main.heaviest() or any(signal.product[node] for node in stem.nodes):
             return None
         at_merge = region.positions
         returns = [node for node in main.nodes if self._returns(node, at_merge, at_merge)]
-        ahead = self._ahead(main)
-        if not returns or 2 * stem_weight > max(main.weight[node] + ahead[node] for node in returns):
+        if not returns or 2 * stem_weight > heaviest_through(region, main, returns):
             return None
         verdict = Verdict(source, slot, long=True)
         self._describe(verdict, stem, main)
         return verdict
 
-    def _nested(self, source: int, stem: _Paths, main: _Paths, stem_weight: int, main_weight: int) -> bool:
+    def _nested(self, source: int, stem: Paths, main: Paths, stem_weight: int, main_weight: int) -> bool:
         """Lb: two additive skips in series on the main path."""
         signal, region = self.signal, self.region
         linear = not any(signal.nonlinear[node] for node in stem.nodes)
@@ -386,8 +279,3 @@ class Judge:
 
 
 _NOTHING: frozenset[int] = frozenset()
-
-
-def _apart(a: tuple[int, int, int], b: tuple[int, int, int]) -> bool:
-    """Whether two slices (axis, start, stop) share no element."""
-    return a[0] == b[0] and (a[2] <= b[1] or b[2] <= a[1])
