@@ -14,7 +14,6 @@ from skipgraph.capture.results import IN_PLACE, RULES, Recipe
 
 # By its overload, so that no mode takes it for a call of the user's.
 _empty = torch.ops.aten.empty_strided.default
-_CONTAINERS = (list, tuple)
 
 
 class Evaluation:
