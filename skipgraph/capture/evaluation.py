@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from skipgraph.capture.program import Value
-from skipgraph.capture.results import IN_PLACE, RULES, Recipe
+from skipgraph.capture.results import FIRST_OPERAND, IN_PLACE, RULES, Recipe
 
 # By its overload, so that no mode takes it for a call of the user's.
 _empty = torch.ops.aten.empty_strided.default
@@ -25,7 +25,7 @@ class Evaluation:
     """
 
     def __init__(self) -> None:
-        self._recipes: dict[Any, Recipe] = {}  # an empty one: the first operand itself
+        self._recipes: dict[Any, Recipe] = {}
 
     def result(
         self, overload: torch._ops.OpOverload, args: Any, kwargs: Any, given: list[Any], named: dict[str, Any]
@@ -54,7 +54,7 @@ class Evaluation:
                 if recipe is not None:
                     self._recipes[key] = recipe
                 return result
-        if not recipe:
+        if recipe is FIRST_OPERAND:
             return args[0]
         if len(recipe) == 1:
             shape, stride, dtype = recipe[0]
@@ -69,15 +69,13 @@ def _by_rule(overload: torch._ops.OpOverload, given: list[Any]) -> Recipe | None
     rule = IN_PLACE.get(overload)
     if rule is None:
         return None
-    first = given[0]
-    return () if rule(given) == ((first.shape, first.stride, first.dtype),) else None
+    return FIRST_OPERAND if rule(given) == _looks_of(given[0]) else None
 
 
 def _recipe(result: Any, given: list[Any], args: Any) -> Recipe | None:
     """How to make a result again, if it is fresh tensors that fill their memory, or the first operand unchanged."""
     if args and result is args[0]:
-        first = given[0]
-        return () if (result.shape, result.stride(), result.dtype) == (first.shape, first.stride, first.dtype) else None
+        return FIRST_OPERAND if ((result.shape, result.stride(), result.dtype),) == _looks_of(given[0]) else None
     results = (result,) if isinstance(result, torch.Tensor) else result
     if not isinstance(results, tuple) or not all(isinstance(tensor, torch.Tensor) for tensor in results):
         return None
@@ -89,6 +87,10 @@ def _recipe(result: Any, given: list[Any], args: Any) -> Recipe | None:
     if not whole or not distinct:
         return None
     return tuple((tensor.shape, tensor.stride(), tensor.dtype) for tensor in results)
+
+
+def _looks_of(value: Value) -> Recipe:
+    return ((value.shape, value.stride, value.dtype),)
 
 
 def _extent(tensor: torch.Tensor) -> int:

@@ -45,7 +45,7 @@ class Ledger:
         self._owned: dict[int, tuple[Origin, str]] = {}
         self._owned_values: dict[int, Value] = {}
         self._values = 0
-        self.elsewhere: set[Storage] = set()  # what is not on meta, and so has data
+        self.on_cpu: set[Storage] = set()  # what the forward makes with numbers in it, whatever runs it
 
     def own(self, tensor: torch.Tensor | None, origin: Origin, name: str) -> None:
         """Name a parameter or buffer. It outlives the forward, so that its identity can be trusted."""
@@ -66,7 +66,7 @@ class Ledger:
         record = Storage(len(storages), storage.nbytes(), born, origin)
         storages.append(record)
         if not on_meta:
-            self.elsewhere.add(record)
+            self.on_cpu.add(record)
         memory = self._memories[key] = _Memory(record, {}, [])
         if origin in _PASSING:
             watch = memory.reference = _Watch(storage, self._freed)

@@ -119,7 +119,7 @@ class Program:
     Attributes
     ----------
     modules : dict
-        All modules of ``model`` by path, each once.
+        All modules of ``model`` by path, each once, as they were when the forward began.
     operators, calls, storages : list
         In order of execution.
     inputs : list of Value

@@ -18,6 +18,7 @@ from skipgraph.capture.opaque import Opaque, unseen
 from skipgraph.capture.program import Call, Composite, ModuleCall, Operator, Program, Value
 from skipgraph.capture.substitution import walk
 from skipgraph.capture.trees import tensors
+from skipgraph.ops import Kind, facts_of
 
 _Tensor = torch.Tensor
 _any_autocast: Callable[[], bool] = torch._C._is_any_autocast_enabled
@@ -152,8 +153,10 @@ class Recorder:
 
     # -- operators ---------------------------------------------------------------------------------------------------
 
-    def operator(self, overload: torch._ops.OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Run one operator and record it."""
+    def operator(
+        self, overload: torch._ops.OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any], *, plain: bool
+    ) -> Any:
+        """Run one operator and record it; ``plain``: no operand is of a class that runs operators its own way."""
         signature = self._signatures.get(overload)
         if signature is None:
             signature = self._signatures[overload] = _signature(overload)
@@ -170,10 +173,13 @@ class Recorder:
             else:
                 given.append(self.replaced(argument, inputs))
         named = {key: self.replaced(argument, inputs) for key, argument in kwargs.items()} if kwargs else {}
-        if self.evaluation is not None and signature.predictable and not self._has_data(signature, inputs):
-            result = self.evaluation.result(overload, args, kwargs, given, named)
+        evaluation = self.evaluation
+        if evaluation is not None and plain and signature.predictable and not self._must_run(signature, inputs):
+            result = evaluation.result(overload, args, kwargs, given, named)
         else:
             result = overload(*args, **kwargs)
+        if evaluation is not None and self.ledger.on_cpu:
+            self._check_numbers(signature, inputs, (result, signature.written_tensors(args, kwargs)))
         # After the run: an operator whose kernel is itself made of operators has recorded those first.
         operators = self.program.operators
         operator = Operator(
@@ -191,12 +197,23 @@ class Recorder:
                     self.ledger.output(operator, tensor)
         return result
 
-    def _has_data(self, signature: _Signature, operands: list[Value]) -> bool:
-        """Whether a result must be computed: what is written, or all that is read, is on the CPU and has numbers."""
-        elsewhere = self.ledger.elsewhere
-        if not elsewhere or not operands:
+    def _must_run(self, signature: _Signature, operands: list[Value]) -> bool:
+        """Whether a result has numbers: what is written, or all that is read, is on the CPU."""
+        on_cpu = self.ledger.on_cpu
+        if not on_cpu or not operands:
             return False
-        return all(value.storage in elsewhere for value in (operands[:1] if signature.written else operands))
+        return all(value.storage in on_cpu for value in (operands[:1] if signature.written else operands))
+
+    def _check_numbers(self, signature: _Signature, operands: list[Value], results: Any) -> None:
+        """Refuse a result on the CPU that is made of tensors without numbers: the forward might read it.
+
+        Kernels for meta tensors let an operand on the CPU keep the numbers that it had, or return what is in memory.
+        """
+        if all(value.storage in self.ledger.on_cpu for value in operands):
+            return
+        reads = bool(signature.written) or facts_of(signature.name).kind is not Kind.CREATE  # zeros_like does not
+        if reads and not all(tensor.is_meta for tensor in tensors(results)):
+            raise RuntimeError(f"{signature.name} makes a tensor on the CPU of one without data")
 
     def _book_written(self, operator: Operator, written: list[torch.Tensor], result: Any) -> None:
         for tensor in written:
@@ -353,7 +370,7 @@ class _Operators(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if isinstance(func, torch._ops.OpOverload):
-            return self.recorder.operator(func, args, kwargs or {})
+            return self.recorder.operator(func, args, kwargs or {}, plain=not types)
         return self.composed(func, args, kwargs or {})
 
     def composed(self, operator: Any, args: Any, kwargs: Any) -> Any:

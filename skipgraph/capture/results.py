@@ -16,15 +16,17 @@ import torch
 from skipgraph.capture.program import Value
 
 # Shape, strides and dtype of each result.
-Recipe = tuple[tuple[torch.Size, tuple[int, ...], torch.dtype], ...]
+Recipe = tuple[tuple[tuple[int, ...], tuple[int, ...], torch.dtype], ...]
+FIRST_OPERAND: Recipe = ()  # no result of its own: the operand that was written over
 Rule = Callable[[list[Any]], Recipe | None]
 
 _NUMBERS = frozenset({int, float})
+_FRACTIONS = frozenset({torch.float16, torch.bfloat16, torch.float32, torch.float64})
 
 
 def _is_plain(value: Any) -> bool:
     """Whether a value is a contiguous floating-point tensor with elements."""
-    if type(value) is not Value or not value.dtype.is_floating_point or 0 in value.shape:
+    if type(value) is not Value or value.dtype not in _FRACTIONS or 0 in value.shape:
         return False
     strides: tuple[int, ...] = _contiguous(value.shape)
     return value.stride == strides
@@ -84,6 +86,9 @@ def _batch_norm(given: list[Any]) -> Recipe | None:
     first, training = given[0], given[5]
     if not _is_plain(first) or len(first.shape) < 2 or training:
         return None
+    channels = first.shape[1:2]
+    if any(one is not None and one.shape != channels for one in given[1:5]):
+        return None
     statistic = _made((first.shape[1],), _precision(first.dtype))
     return (first.shape, first.stride, first.dtype), *statistic, *statistic
 
@@ -94,16 +99,17 @@ def _layer_norm(given: list[Any]) -> Recipe | None:
     kept = len(getattr(first, "shape", ())) - len(normalised)
     if not _is_plain(first) or not normalised or kept < 0 or tuple(first.shape[kept:]) != normalised:
         return None
-    if any(one is not None and (tuple(one.shape) != normalised or one.dtype is not first.dtype) for one in scales):
-        return None
+    for one in scales:
+        if one is not None and not (_is_plain(one) and tuple(one.shape) == normalised and one.dtype is first.dtype):
+            return None
     statistic = _made((*first.shape[:kept], *(1,) * len(normalised)), _precision(first.dtype))
     return (first.shape, first.stride, first.dtype), *statistic, *statistic
 
 
 def _joined(given: list[Any]) -> Recipe | None:
     operands, axis = given[0], given[1] if len(given) > 1 else 0
-    first = operands[0]
-    if not all(map(_is_plain, operands)) or any(one.dtype is not first.dtype for one in operands):
+    first = operands[0] if operands else None
+    if first is None or not all(map(_is_plain, operands)) or any(one.dtype is not first.dtype for one in operands):
         return None
     rank = len(first.shape)
     if not -rank <= axis < rank or any(len(one.shape) != rank for one in operands):
@@ -119,14 +125,16 @@ def _joined(given: list[Any]) -> Recipe | None:
 def _convolution(given: list[Any]) -> Recipe | None:
     """Sizes by the formulas of the documentation of `torch.nn.Conv2d` and `torch.nn.ConvTranspose2d`.
 
-    One channel is left to the kernel: its strides are those of channels last as well, which some versions prefer.
+    One channel is left to the kernel: contiguous and channels last may then be told apart one way or the other.
     """
     first, weight, bias, stride, padding, dilation, transposed, extra, groups = given
-    if not _is_plain(first) or not _is_plain(weight) or weight.dtype is not first.dtype or first.shape[1] == 1:
+    if not _is_plain(first) or not _is_plain(weight) or weight.dtype is not first.dtype:
         return None
     kernel = weight.shape[2:]
     numbers = (stride, padding, dilation, extra)
-    if len(first.shape) != len(weight.shape) or any(len(one) != len(kernel) for one in numbers):
+    if not kernel or len(first.shape) != len(weight.shape) or any(len(one) != len(kernel) for one in numbers):
+        return None
+    if first.shape[1] == 1:
         return None
     if min(*stride, *dilation, groups) < 1 or min(*padding, *extra) < 0:
         return None
@@ -166,7 +174,7 @@ def _averaged(given: list[Any]) -> Recipe | None:
 def _product(given: list[Any]) -> Recipe | None:
     """Of two matrices, in any layout, and of a bias of one number a column before them."""
     *bias, left, right = given
-    matrices = [one for one in (left, right) if type(one) is Value and one.dtype.is_floating_point]
+    matrices = [one for one in (left, right) if type(one) is Value and one.dtype in _FRACTIONS]
     if len(matrices) != 2 or not len(left.shape) == len(right.shape) == 2 or left.shape[1] != right.shape[0]:
         return None
     shape = (left.shape[0], right.shape[1])

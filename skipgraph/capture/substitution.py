@@ -147,25 +147,29 @@ def _substitute_in(
 ) -> None:
     known: dict[int, torch.Tensor] = {}
 
-    def stand_in(tensor: torch.Tensor) -> torch.Tensor:
+    def put(table: dict[str, Any], name: str, tensor: torch.Tensor, *, registered: bool = False) -> None:
         found = known.get(id(tensor))
         if found is None:
-            found = known[id(tensor)] = _stand_in(tensor, substitute)
-        return found
+            found = known[id(tensor)] = _stand_in(tensor, substitute, registered=registered)
+        table[name] = found
 
     for module in modules:
-        tables: tuple[dict[str, Any], ...] = (module._parameters, module._buffers)
-        for table in tables:
-            for name, tensor in table.items():
-                if tensor is not None:
-                    table[name] = stand_in(tensor)
+        parameters: dict[str, Any] = module._parameters
+        for name, parameter in parameters.items():
+            if parameter is not None:
+                put(parameters, name, parameter, registered=True)
+        buffers: dict[str, Any] = module._buffers
+        for name, buffer in buffers.items():
+            if isinstance(buffer, torch.Tensor):
+                put(buffers, name, buffer)
     for table, name in attributes:
-        table[name] = stand_in(table[name])
+        put(table, name, table[name])
 
 
-def _stand_in(tensor: torch.Tensor, substitute: Substitute) -> torch.Tensor:
-    plain = tensor.data if not tensor.is_meta and isinstance(tensor, torch.nn.Parameter) else tensor
-    other = substitute(plain)
-    if other is tensor or not isinstance(tensor, torch.nn.Parameter):
+def _stand_in(tensor: torch.Tensor, substitute: Substitute, *, registered: bool) -> torch.Tensor:
+    """A stand-in for a tensor; a parameter for what is registered as one, or is one."""
+    is_parameter = registered or isinstance(tensor, torch.nn.Parameter)
+    other = substitute(tensor.data if is_parameter and not tensor.is_meta else tensor)
+    if other is tensor or not is_parameter or isinstance(other, torch.nn.Parameter):
         return other
-    return other if isinstance(other, torch.nn.Parameter) else torch.nn.Parameter(other, tensor.requires_grad)
+    return torch.nn.Parameter(other, tensor.requires_grad)

@@ -63,7 +63,7 @@ def _price(graph: SkipGraph, program: Program | None) -> None:
         places = {
             (one.untyped_storage()._cdata, one.storage_offset(), one.shape): one
             for module in program.modules.values()
-            for _, one in module._parameters.items()
+            for one in module._parameters.values()
             if one is not None
         }
         parameters = list(places.values())

@@ -74,8 +74,9 @@ class _Detector:
 
     def _shortcuts(self, candidate: Candidate) -> tuple[list[Verdict], str]:
         """The shortcut operands, in operand order, and why there are none if so."""
-        region = Region(self.signal, candidate, self.ordinal)
-        judge = Judge(self.signal, region, self.additive, self.shortcuts)
+        signal = self.signal
+        region = Region(signal, candidate, self.ordinal)
+        judge = Judge(signal, region, self.additive, self.shortcuts)
         wanted = region.all_slots
         for place, slot in enumerate(candidate.slots):
             if slot.barred:
@@ -91,6 +92,7 @@ class _Detector:
                 open_slots &= open_slots - 1
                 verdict = judge.judge(node, place)
                 if verdict.reason == "skip":
+                    verdict.source = signal.fork(node)
                     found[place] = verdict
                     wanted &= ~(1 << place)
                 else:

@@ -248,7 +248,7 @@ class Judge:
         linear = not any(signal.nonlinear[node] for node in stem.nodes)
         if not linear and (2 * stem_weight > main_weight or similar(signal.positions[source], region.positions)):
             return False
-        inside = {source, *main.nodes}
+        inside = {signal.fork(source), *main.nodes}
         excluded = self._fed_sums()
         series: dict[int, int] = {}
         for node in main.nodes:

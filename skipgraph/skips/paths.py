@@ -66,7 +66,7 @@ def _walk(region: Region, starts: list[int], on_path: Callable[[int], object], e
 
 
 def heaviest_through(region: Region, paths: Paths, nodes: list[int]) -> int:
-    """Most layer operators on one of the paths that lead through some of ``nodes``."""
+    """Most layer operators on one of the paths that lead through any of ``nodes``, of which there is one at least."""
     at, layer = region.at, region.signal.layer
     ahead: dict[int, int] = {}  # most layers from behind a node to an end
     for node in reversed(paths.nodes):  # what comes after a node and is known already is on a path itself

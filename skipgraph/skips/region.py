@@ -62,7 +62,7 @@ class Region:
         self.candidate = candidate
         self.positions = signal.positions[candidate.node]
         self.at: dict[int, Passed] = {}
-        # The operands of each node; where there are positions, those that do more than condition it.
+        # A vector conditions everything: of operands with positions only those with positions carry a signal.
         self.carrying = signal.carrying if self.positions > 1 else signal.preds
         self.slices = self.sums = False  # whether any was met
         self._resamplers: list[int] = []
@@ -118,7 +118,7 @@ class Region:
                 self._pass_on(node)
 
     def forking(self, node: int) -> int:
-        """The slots that ``node`` reaches, and some way from there does not."""
+        """The slots that ``node`` reaches, but not on every way that leads on from it."""
         passed = self.at[node]
         everywhere = passed.reaches
         for after in passed.following:

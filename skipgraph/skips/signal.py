@@ -68,6 +68,13 @@ class Signal:
         self.slices.append(None)
         return len(self.names) - 1
 
+    def fork(self, node: int) -> int:
+        """What forks where ``node`` does: the node itself, or the latest of the operands that a bundle stands for."""
+        if self.names[node]:
+            return node
+        *before, operand = self.preds[node]
+        return max(operand, *map(self.fork, before)) if before else operand
+
 
 def read_signal(graph: SkipGraph) -> Signal:
     """Reduce ``graph`` to what section 2 of the design looks at."""

@@ -11,6 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from skipgraph.capture import capture
 from skipgraph.capture.program import Program
+from skipgraph.errors import CaptureError
 
 
 class Seen(TorchDispatchMode):
@@ -111,9 +112,76 @@ def test_what_is_on_the_cpu_is_computed_with_its_numbers() -> None:
     assert tuple(program.outputs[0].shape) == tuple(model(torch.empty(5)).shape)
 
 
-def test_what_a_kernel_refuses_is_refused() -> None:
-    from skipgraph.errors import CaptureError
+def test_devices_that_are_mixed_without_need_of_numbers_stay_on_meta() -> None:
+    program, run = run_by(Calls(lambda x: torch.cat([x, torch.zeros(2, 3, device="cpu")], 1), 1), 2, 3)
+    assert program.method == "meta"
+    assert not run["aten.cat.default"]
 
+
+def written(x: torch.Tensor, write: Any) -> torch.Tensor:
+    there = torch.zeros(5, device="cpu")
+    write(there, x)
+    return x if (there + there).max() > 0 else x.relu()
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda there, x: there.add_(x),
+        lambda there, x: there.mul_(x).add_(1),
+        lambda there, x: there.masked_fill_(x > 0, 1.0),
+        lambda there, x: there.index_put_((torch.tensor([1]),), x[:1]),
+        lambda there, x: there.fill_(x.sum()),
+        lambda there, x: there[1:].add_(x[1:]),
+        lambda there, x: torch.add(x, 1, out=there),
+    ],
+    ids=["add", "mul", "masked_fill", "index_put", "fill", "view", "out"],
+)
+def test_numbers_that_depend_on_the_input_are_never_made_up(write: Any) -> None:
+    """Meta kernels leave what they write on the CPU as it was: a branch on it would be taken the wrong way."""
+    with pytest.raises(CaptureError, match="depends on the data"):
+        capture(Calls(lambda x: written(x, write), 1), (torch.rand(5),))
+
+
+def test_numbers_that_are_picked_by_the_input_are_never_made_up() -> None:
+    table = torch.arange(5)
+
+    def forward(x: torch.Tensor) -> torch.Tensor:
+        return x.repeat(int(table[x.argmax()[None]][0]) + 1)
+
+    with pytest.raises(CaptureError, match="depends on the data"):
+        capture(Calls(forward, 1), (torch.rand(5),))
+
+
+class Halved(torch.Tensor):
+    """A tensor that keeps another one inside, and runs operators on that."""
+
+    inside: torch.Tensor
+
+    @staticmethod
+    def __new__(cls, inside: torch.Tensor) -> Halved:
+        made = torch.Tensor._make_wrapper_subclass(cls, inside.shape, dtype=inside.dtype, device=inside.device)
+        made.inside = inside
+        return made
+
+    @classmethod
+    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        bare = [one.inside if isinstance(one, cls) else one for one in args]
+        return cls(func(*bare, **(kwargs or {})))
+
+
+def test_tensors_that_run_operators_their_own_way_are_let_to() -> None:
+    program, _ = run_by(Calls(lambda x: (Halved(x) + 1).inside * 2, 1), 2, 3)
+    assert program.method == "meta"
+    assert [operator.name for operator in program.operators][-1] == "mul"
+
+
+def test_no_rule_raises_where_the_kernel_does_not() -> None:
+    program, _ = run_by(Calls(lambda x: torch.nn.functional.layer_norm(x.to(torch.float8_e4m3fn), (3,)), 1), 2, 3)
+    assert program.method == "meta"
+
+
+def test_what_a_kernel_refuses_is_refused() -> None:
     with pytest.raises(CaptureError):
         capture(Calls(lambda x: torch.cat([x, x], 4)), (torch.empty(2, 3),))
     with pytest.raises(CaptureError):

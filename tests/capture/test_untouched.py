@@ -182,3 +182,24 @@ def test_objects_that_are_no_modules_are_the_same_afterwards() -> None:
     assert model.table.made is None
     captured = runnable(model, (torch.ones(2, 3),))
     assert torch.equal(captured(torch.ones(2, 3)), model(torch.ones(2, 3)))
+
+
+class Unregistered(nn.Module):
+    """A parameter that is no `nn.Parameter`, and a buffer that is no tensor, put in by hand."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._parameters["weight"] = torch.ones(4, requires_grad=True)  # type: ignore[assignment]
+        self._buffers["count"] = 5  # type: ignore[assignment]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x * self.weight).relu() + self.count
+
+
+def test_what_is_registered_by_hand_is_lent_out_as_what_it_stands_for() -> None:
+    model = Unregistered()
+    before = state(model)
+    program = capture(model, (torch.empty(2, 4),), train=True)
+    assert state(model) == before
+    assert program.saved, "the product keeps its input for the gradient of the parameter"
+    assert "parameter" in {value.origin for operator in program.operators for value in operator.inputs}

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import networkx as nx
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from skipgraph.cost import price
 from skipgraph.graph import Counts, SkipGraph
 from skipgraph.skips import find_skips
 from tests.skips.handmade import Step, handmade
@@ -48,6 +50,7 @@ def found_by_detector(graph: SkipGraph, oracle: Oracle) -> dict[tuple[int, str],
         slots = oracle.slots[number[merge.node]]
         assert [number[operand] for operand in merge.operands] == [operand for _, operand in slots]
         for skip in merge.skips:
+            assert {merge.node, skip.operand_node} <= {skip.source, *nx.descendants(graph, skip.source)}
             found[number[merge.node], slots[skip.operand][0]] = (skip.span, skip.shortcut)
     return found
 
@@ -84,3 +87,18 @@ def test_order_of_execution_and_names_do_not_matter(steps: list[Step], random) -
 def test_order_of_operands_does_not_matter(steps: list[Step], random) -> None:
     swapped = [replace(step, operands=tuple(random.sample(step.operands, len(step.operands)))) for step in steps]
     assert counts(handmade(swapped)) == counts(handmade(steps))
+
+
+def test_a_skip_may_start_where_the_operands_of_two_concats_begin_alike() -> None:
+    """What they share is looked for as one node, which stands for operands and has no name to tell a user."""
+    steps = [
+        Step("input"), Step("convolution", (0,)), Step("cat", (1, 1, 1)), Step("cat", (1, 1, 0)), Step("relu", (3,)),
+        Step("convolution", (2,)), Step("cat", (5, 4), output=True),
+    ]  # fmt: skip
+    graph = handmade(steps)
+    oracle = Oracle(steps)
+    assert found_by_detector(graph, oracle) == oracle.found != {}
+    (skip,) = [skip for skip in graph.skips if skip.merge == "cat6"]
+    assert (skip.source, skip.operand_node) == ("convolution1", "relu4")
+    price(graph)
+    assert skip.held_steps > 0
