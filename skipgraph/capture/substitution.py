@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import OrderedDict, defaultdict, deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -16,7 +16,7 @@ from skipgraph.capture.fakes import MOST_KNOWN
 
 Substitute = Callable[[torch.Tensor], torch.Tensor]
 
-_CONTAINERS = frozenset({dict, OrderedDict, list, set})
+_CONTAINERS = frozenset({dict, OrderedDict, defaultdict, list, deque, set})
 _PLAIN = frozenset({bool, int, float, str, tuple, type(None)})
 
 
@@ -125,10 +125,10 @@ class _Before:
     def restore(self) -> None:
         """Put all of it back."""
         for container, copy in self._copies:
-            if type(container) is list:
-                container[:] = copy
+            container.clear()
+            if type(container) in (list, deque):
+                container.extend(copy)
             else:
-                container.clear()
                 container.update(copy)
         for container in self._empty:
             if container:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections import defaultdict, deque
 from contextlib import suppress
 from typing import Any
 
@@ -26,6 +27,8 @@ class Mutating(nn.Module):
         self.anchors: Tensor | None = None
         self.seen: list[Any] = []
         self.table: dict[str, Any] = {}
+        self.last: deque[Any] = deque([1, 2], maxlen=2)
+        self.by_name: defaultdict[str, list[Any]] = defaultdict(list)
         self.register_buffer("cache", None)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -33,6 +36,8 @@ class Mutating(nn.Module):
         self.anchors = x.new_zeros(3)
         self.seen.append(x)
         self.table["x"] = x
+        self.last.append(x)
+        self.by_name["x"].append(x)
         self.cache = x * 2
         self.late = nn.Linear(4, 4, device=x.device)
         self.linear.register_forward_hook(lambda *_: None)
@@ -54,7 +59,7 @@ def state(model: nn.Module) -> dict[str, dict[str, Any]]:
     """Everything that its modules hold, by identity where that is what counts."""
     return {
         path: {
-            name: dict(value) if isinstance(value, dict) else list(value) if isinstance(value, list) else value
+            name: dict(value) if isinstance(value, dict) else list(value) if isinstance(value, list | deque) else value
             for name, value in vars(module).items()
         }
         for path, module in model.named_modules()
