@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from types import MethodWrapperType
 from typing import Any
 
@@ -16,6 +15,7 @@ from skipgraph.capture.evaluation import Evaluation
 from skipgraph.capture.ledger import Ledger
 from skipgraph.capture.opaque import Opaque, unseen
 from skipgraph.capture.program import Call, Composite, ModuleCall, Operator, Program, Value
+from skipgraph.capture.schemas import Signature, signature_of
 from skipgraph.capture.substitution import walk
 from skipgraph.capture.trees import tensors
 from skipgraph.ops import Kind, facts_of
@@ -51,42 +51,6 @@ _COMPOSITE_FUNCTIONS: dict[Any, tuple[str, int]] = {
 }
 
 
-@dataclass(slots=True, frozen=True)
-class _Signature:
-    """What the schema of an operator says, read once."""
-
-    name: str
-    written: tuple[tuple[int, str], ...]  # positions and names of the arguments that are written in place
-    predictable: bool  # returns fresh tensors alone, or the first operand, which it writes in place
-
-    def written_tensors(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[torch.Tensor]:
-        """The tensors of one call that it writes in place."""
-        given = [args[place] if place < len(args) else kwargs.get(name) for place, name in self.written]
-        return list(tensors(given))
-
-
-def _signature(overload: torch._ops.OpOverload) -> _Signature:
-    schema = overload._schema
-    name = schema.name.split("::", 1)[1]
-    written = [
-        (len(schema.arguments) if argument.kwarg_only else position, argument.name)
-        for position, argument in enumerate(schema.arguments)
-        if argument.alias_info is not None and argument.alias_info.is_write
-    ]
-    if written and name.endswith("_") and not name.endswith("__"):
-        name = name[:-1]
-    return _Signature(name, tuple(written), _is_predictable(overload, written))
-
-
-def _is_predictable(overload: torch._ops.OpOverload, written: list[tuple[int, str]]) -> bool:
-    returns = overload._schema.returns
-    if written:
-        alone = [place for place, _ in written] == [0] and len(returns) == 1 and returns[0].alias_info is not None
-        return alone and torch.Tag.inplace_view not in overload.tags
-    fresh = all(str(result.type) == "Tensor" and result.alias_info is None for result in returns)
-    return fresh and bool(returns) and overload is not torch.ops.aten._unsafe_view.default  # its schema denies the view
-
-
 class Recorder:
     """Collects a `Program` while a forward runs inside `watch`.
 
@@ -100,7 +64,6 @@ class Recorder:
         self.opaque: dict[str, Callable[..., Any]] = {}  # module path -> how to evaluate it unseen
         self.failed: ModuleCall | None = None  # the innermost module that raised
         self._paths: dict[int, str] = {}
-        self._signatures: dict[torch._ops.OpOverload, _Signature] = {}
         self._paused = False
         self.module_call = ModuleCall("", program.model, None)
         self._outside = Call(0, None, self.module_call)
@@ -157,9 +120,7 @@ class Recorder:
         self, overload: torch._ops.OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any], *, plain: bool
     ) -> Any:
         """Run one operator and record it; ``plain``: no operand is of a class that runs operators its own way."""
-        signature = self._signatures.get(overload)
-        if signature is None:
-            signature = self._signatures[overload] = _signature(overload)
+        signature = signature_of(overload)
         value_of = self.ledger.value_of
         inputs: list[Value] = []
         given: list[Any] = []
@@ -178,8 +139,9 @@ class Recorder:
             result = evaluation.result(overload, args, kwargs, given, named)
         else:
             result = overload(*args, **kwargs)
+        written = signature.written_tensors(args, kwargs) if signature.written else []
         if evaluation is not None and self.ledger.on_cpu:
-            self._check_numbers(signature, inputs, (result, signature.written_tensors(args, kwargs)))
+            self._check_numbers(signature, inputs, (result, written))
         # After the run: an operator whose kernel is itself made of operators has recorded those first.
         operators = self.program.operators
         operator = Operator(
@@ -187,8 +149,8 @@ class Recorder:
             False, None, self.composite,
         )  # fmt: skip
         operators.append(operator)
-        if signature.written:
-            self._book_written(operator, signature.written_tensors(args, kwargs), result)
+        if written:
+            self._book_written(operator, written, result)
         elif isinstance(result, _Tensor):
             self.ledger.output(operator, result)
         elif result is not None:
@@ -197,14 +159,14 @@ class Recorder:
                     self.ledger.output(operator, tensor)
         return result
 
-    def _must_run(self, signature: _Signature, operands: list[Value]) -> bool:
+    def _must_run(self, signature: Signature, operands: list[Value]) -> bool:
         """Whether a result has numbers: what is written, or all that is read, is on the CPU."""
         on_cpu = self.ledger.on_cpu
         if not on_cpu or not operands:
             return False
         return all(value.storage in on_cpu for value in (operands[:1] if signature.written else operands))
 
-    def _check_numbers(self, signature: _Signature, operands: list[Value], results: Any) -> None:
+    def _check_numbers(self, signature: Signature, operands: list[Value], results: Any) -> None:
         """Refuse a result on the CPU that is made of tensors without numbers: the forward might read it.
 
         Kernels for meta tensors let an operand on the CPU keep the numbers that it had, or return what is in memory.
