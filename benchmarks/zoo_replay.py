@@ -64,15 +64,14 @@ def _fresh(inputs: Inputs) -> Inputs:
 def _constants_kept() -> Iterator[dict[Storage, torch.Tensor | str]]:
     """Constants that the capture in this block meets, with their data, or the name under which the model has them."""
     kept: dict[Storage, torch.Tensor | str] = {}
-    book = Ledger._memory
+    book = Ledger._leaf
 
-    def keeping(ledger: Ledger, tensor: torch.Tensor, origin: Any, born: int) -> Any:
-        memory = book(ledger, tensor, origin, born)
-        if born == -1 and origin == "constant":
+    def keeping(ledger: Ledger, tensor: torch.Tensor, memory: Any, key: Any, origin: Any, name: str) -> Any:
+        if origin == "constant" and not memory.values:  # nothing is known of it yet
             kept[memory.storage] = _known(ledger, tensor)
-        return memory
+        return book(ledger, tensor, memory, key, origin, name)
 
-    with patch.object(Ledger, "_memory", keeping):
+    with patch.object(Ledger, "_leaf", keeping):
         yield kept
 
 

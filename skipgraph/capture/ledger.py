@@ -41,6 +41,7 @@ class Ledger:
 
     def __init__(self, program: Program) -> None:
         self._program = program
+        self._on_meta = program.method == "meta"
         self._memories: dict[int, _Memory] = {}
         self._owned: dict[int, tuple[Origin, str]] = {}
         self._owned_values: dict[int, Value] = {}
@@ -59,13 +60,13 @@ class Ledger:
         del self._memories[watch.key]
         watch.storage.died = len(self._program.operators)
 
-    def _memory(self, storage: torch.UntypedStorage, origin: Origin, born: int, *, on_meta: bool) -> _Memory:
-        """The memory that is ``storage``, which is new to the ledger."""
+    def _memory(self, tensor: torch.Tensor, storage: torch.UntypedStorage, origin: Origin, born: int) -> _Memory:
+        """The memory of ``tensor``, which is new to the ledger."""
         key = storage._cdata
         storages = self._program.storages
         record = Storage(len(storages), storage.nbytes(), born, origin)
         storages.append(record)
-        if not on_meta:
+        if self._on_meta and not tensor.is_meta:  # to ask a fake tensor is an operator
             self.on_cpu.add(record)
         memory = self._memories[key] = _Memory(record, {}, [])
         if origin in _PASSING:
@@ -78,7 +79,7 @@ class Ledger:
         storage = tensor.untyped_storage()
         memory = self._memories.get(storage._cdata)
         if memory is None:
-            memory = self._memory(storage, "operator", operator.index, on_meta=tensor.is_meta)
+            memory = self._memory(tensor, storage, "operator", operator.index)
         else:
             operator.is_view = True
         self._book(tensor, memory, operator)
@@ -110,7 +111,7 @@ class Ledger:
         memory = self._memories.get(storage._cdata)
         if memory is None:
             origin, name = self._owned.get(id(tensor), (origin, name))
-            memory = self._memory(storage, origin, -1, on_meta=tensor.is_meta)
+            memory = self._memory(tensor, storage, origin, -1)
         key = (tensor.storage_offset(), tensor.shape, tensor.stride())
         known = memory.values.get(key)
         if known is None:
