@@ -64,15 +64,16 @@ def borrowed(model: torch.nn.Module, substitute: Substitute, *, training: bool) 
     """
     modules = list(walk(model).values())
     before = _Before(modules)
+    # A model in the right mode already is left alone: submodules may have modes of their own (frozen norms).
+    changed = [] if training and model.training else [module for module in modules if module.training != training]
     try:
-        # A model in the right mode already is left alone: submodules may have modes of their own (frozen norms).
-        if not (training and model.training):
-            for module in modules:
-                if module.training != training:
-                    module.training = training
+        for module in changed:
+            module.training = training
         _substitute_in(modules, before.tensors, substitute)
         yield
     finally:
+        for module in changed:  # TorchScript keeps it elsewhere
+            module.training = not training
         before.restore()
 
 

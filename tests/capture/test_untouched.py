@@ -208,3 +208,9 @@ def test_what_is_registered_by_hand_is_lent_out_as_what_it_stands_for() -> None:
     assert state(model) == before
     assert program.saved, "the product keeps its input for the gradient of the parameter"
     assert "parameter" in {value.origin for operator in program.operators for value in operator.inputs}
+
+
+def test_the_mode_of_torchscript_is_as_it_was() -> None:
+    model = nn.Sequential(nn.Linear(4, 4), torch.jit.script(nn.Sequential(nn.Linear(4, 4), nn.Dropout())))
+    capture(model, (torch.empty(2, 4),))
+    assert [module.training for module in model.modules()] == [True] * 5
