@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from skipgraph.capture.program import Value
-from skipgraph.capture.results import FIRST_OPERAND, IN_PLACE, RULES, Recipe
+from skipgraph.capture.results import FIRST_OPERAND, Recipe, by_rule, looks_of
 
 # By its overload, so that no mode takes it for a call of the user's.
 _empty = torch.ops.aten.empty_strided.default
@@ -41,7 +41,7 @@ class Evaluation:
         given, named : list, dict
             The same with values in place of the tensors.
         """
-        recipe = None if named else _by_rule(overload, given)
+        recipe = None if named else by_rule(overload, given)
         if recipe is None:
             try:
                 key = (overload, _described(given), _described(tuple(named.items())) if named else None)
@@ -62,20 +62,10 @@ class Evaluation:
         return tuple([_empty(shape, stride, dtype=dtype, device="meta") for shape, stride, dtype in recipe])
 
 
-def _by_rule(overload: torch._ops.OpOverload, given: list[Any]) -> Recipe | None:
-    rule = RULES.get(overload)
-    if rule is not None:
-        return rule(given)
-    rule = IN_PLACE.get(overload)
-    if rule is None:
-        return None
-    return FIRST_OPERAND if rule(given) == _looks_of(given[0]) else None
-
-
 def _recipe(result: Any, given: list[Any], args: Any) -> Recipe | None:
     """How to make a result again, if it is fresh tensors that fill their memory, or the first operand unchanged."""
     if args and result is args[0]:
-        return FIRST_OPERAND if ((result.shape, result.stride(), result.dtype),) == _looks_of(given[0]) else None
+        return FIRST_OPERAND if ((result.shape, result.stride(), result.dtype),) == looks_of(given[0]) else None
     results = (result,) if isinstance(result, torch.Tensor) else result
     if not isinstance(results, tuple) or not all(isinstance(tensor, torch.Tensor) for tensor in results):
         return None
@@ -87,10 +77,6 @@ def _recipe(result: Any, given: list[Any], args: Any) -> Recipe | None:
     if not whole or not distinct:
         return None
     return tuple((tensor.shape, tensor.stride(), tensor.dtype) for tensor in results)
-
-
-def _looks_of(value: Value) -> Recipe:
-    return ((value.shape, value.stride, value.dtype),)
 
 
 def _extent(tensor: torch.Tensor) -> int:

@@ -46,7 +46,7 @@ class Ledger:
         self._owned: dict[int, tuple[Origin, str]] = {}
         self._owned_values: dict[int, Value] = {}
         self._values = 0
-        self.on_cpu: set[Storage] = set()  # what the forward makes with numbers in it, whatever runs it
+        self.on_cpu: set[Storage] = set()  # what has numbers although the capture is on meta
 
     def own(self, tensor: torch.Tensor | None, origin: Origin, name: str) -> None:
         """Name a parameter or buffer. It outlives the forward, so that its identity can be trusted."""

@@ -74,20 +74,17 @@ class Recorder:
 
     def learn_names(self) -> None:
         """Read the names of modules, parameters and buffers, as they are at this moment."""
-        modules, own = walk(self.program.model), self.ledger.own
-        self.program.modules = modules
+        modules = self.program.modules = walk(self.program.model)
         self._paths = {id(module): path for path, module in modules.items()}
         for path, module in modules.items():
             if isinstance(module, Opaque):
                 self.opaque[path] = unseen
                 self.program.opaque.append((path, module.reason))
             prefix = f"{path}." if path else ""
-            if module._buffers:
-                for name, tensor in module._buffers.items():
-                    own(tensor, "buffer", prefix + name)
-            if module._parameters:
-                for name, parameter in module._parameters.items():
-                    own(parameter, "parameter", prefix + name)
+            for name, tensor in module._buffers.items():
+                self.ledger.own(tensor, "buffer", prefix + name)
+            for name, parameter in module._parameters.items():
+                self.ledger.own(parameter, "parameter", prefix + name)
 
     # -- tensors -> values -------------------------------------------------------------------------------------------
 

@@ -46,11 +46,16 @@ def _made(shape: Sequence[int], dtype: torch.dtype) -> Recipe:
     return ((size, _contiguous(size), dtype),)
 
 
+def looks_of(value: Value) -> Recipe:
+    """What makes a tensor like the one of a value."""
+    return ((value.shape, value.stride, value.dtype),)
+
+
 def _like_first(given: list[Any]) -> Recipe | None:
     first = given[0]
     if not _is_plain(first) or any(type(other) is Value for other in given[1:]):
         return None
-    return ((first.shape, first.stride, first.dtype),)
+    return looks_of(first)
 
 
 def _like_number(given: list[Any]) -> Recipe | None:
@@ -64,11 +69,11 @@ def _like_both(given: list[Any]) -> Recipe | None:
         return None
     first, second = given
     if type(second) in _NUMBERS:
-        return ((first.shape, first.stride, first.dtype),)
+        return looks_of(first)
     if not _is_plain(second) or first.dtype is not second.dtype:
         return None
     if first.shape == second.shape:
-        return ((first.shape, first.stride, first.dtype),)
+        return looks_of(first)
     rank = max(len(first.shape), len(second.shape))
     sizes = [((1,) * (rank - len(one.shape)) + tuple(one.shape)) for one in (first, second)]
     if any(a != b and 1 not in (a, b) for a, b in zip(*sizes, strict=True)):
@@ -89,8 +94,8 @@ def _batch_norm(given: list[Any]) -> Recipe | None:
     channels = first.shape[1:2]
     if any(one is not None and one.shape != channels for one in given[1:5]):
         return None
-    statistic = _made((first.shape[1],), _precision(first.dtype))
-    return (first.shape, first.stride, first.dtype), *statistic, *statistic
+    statistic = _made(channels, _precision(first.dtype))
+    return *looks_of(first), *statistic, *statistic
 
 
 def _layer_norm(given: list[Any]) -> Recipe | None:
@@ -103,7 +108,7 @@ def _layer_norm(given: list[Any]) -> Recipe | None:
         if one is not None and not (_is_plain(one) and tuple(one.shape) == normalised and one.dtype is first.dtype):
             return None
     statistic = _made((*first.shape[:kept], *(1,) * len(normalised)), _precision(first.dtype))
-    return (first.shape, first.stride, first.dtype), *statistic, *statistic
+    return *looks_of(first), *statistic, *statistic
 
 
 def _joined(given: list[Any]) -> Recipe | None:
@@ -217,3 +222,14 @@ RULES: dict[Any, Rule] = {
 IN_PLACE: dict[Any, Rule] = {
     getattr(getattr(_aten, f"{name}_"), overload): rule for name, (rule, overload) in _ELEMENTWISE.items()
 }
+
+
+def by_rule(overload: torch._ops.OpOverload, given: list[Any]) -> Recipe | None:
+    """What an operator makes of these arguments, if a rule knows."""
+    rule = RULES.get(overload)
+    if rule is not None:
+        return rule(given)
+    rule = IN_PLACE.get(overload)
+    if rule is None:
+        return None
+    return FIRST_OPERAND if rule(given) == looks_of(given[0]) else None

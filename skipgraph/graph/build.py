@@ -155,7 +155,7 @@ class _Builder:
             if value.index in self.depends and value.dtype in _INDICES:
                 self.graph.graph["index_edges"].append([self.node_of[value.index], node])
         self._adopt(operator.outputs, node, depends=depends)
-        self.graph._node[node]["constant"] = not depends
+        self.graph.nodes[node]["constant"] = not depends
         if depends:
             self.resolutions.add(node, operator, facts)
 

@@ -57,7 +57,7 @@ def inputs_of(arguments: fx.Node | tuple[Any, Any]) -> list[fx.Node]:
     return found
 
 
-def by_name(names: Sequence[str], args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+def by_parameter(names: Sequence[str], args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
     """The arguments of a call by the names of the parameters that it has."""
     return {**dict(zip(names, args, strict=False)), **kwargs}
 

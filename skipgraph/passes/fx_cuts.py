@@ -15,7 +15,7 @@ from skipgraph.ops.cuts import Cut, cut_of_function, cut_of_module, function_of_
 from skipgraph.passes.channels import Channels
 from skipgraph.passes.edit import Parts
 from skipgraph.passes.forms import places_within, selected
-from skipgraph.passes.fx_calls import SIZED, by_name, resized
+from skipgraph.passes.fx_calls import SIZED, by_parameter, resized
 from skipgraph.passes.fx_looks import FxLooks
 from skipgraph.passes.surgery import Surgery, stretch
 
@@ -97,7 +97,7 @@ class FxCuts(FxLooks):
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """The arguments of a function of torch.nn whose weights are cut as those of its layer are."""
         args, kwargs = self._given(node, of, number)
-        given = by_name(names, args, kwargs)
+        given = by_parameter(names, args, kwargs)
         for name, value in given.items():
             if name in cut.once and number:
                 given[name] = None
@@ -112,7 +112,7 @@ class FxCuts(FxLooks):
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """The arguments of `selected` for one operand: the places of others' channels are those of zeros."""
         args, kwargs = self._given(node, of, number)
-        given = by_name(names, args, kwargs)
+        given = by_parameter(names, args, kwargs)
         start, index = sum(before.widths[:number]), given[cut.selects]
         places = self.graph.call_function(places_within, (index, start, before.widths[number]))
         self._know(places, index.meta["shape"])

@@ -23,7 +23,7 @@ from skipgraph.passes.fx_calls import (
     UNFLATTENS,
     asks,
     axis_of,
-    by_name,
+    by_parameter,
     inputs_of,
     is_split,
     joined,
@@ -172,7 +172,7 @@ class FxLooks:
             module = self.captured.get_submodule(str(node.target))
             return isinstance(module, nn.Unflatten) and self._unflattens(module.dim, module.unflattened_size, step)
         if node.target in UNFLATTENS:
-            given = by_name(("input", "dim", "sizes"), node.args, node.kwargs)
+            given = by_parameter(("input", "dim", "sizes"), node.args, node.kwargs)
             return self._unflattens(given["dim"], given["sizes"], step)
         if node.target not in SIZED:
             return False
@@ -248,7 +248,7 @@ class FxLooks:
         known = cut_of_function(node.target, contracts=False)
         if known is None:
             return 1
-        given = by_name(known[1], node.args, node.kwargs)
+        given = by_parameter(known[1], node.args, node.kwargs)
         return next((int(given[name]) for name in ("groups", "num_groups") if name in given), 1)
 
     def handed_on(self, call: str) -> list[str]:
@@ -290,7 +290,7 @@ class FxLooks:
             function = {"function": called[0], "weight": f"{path}.weight"} if called else {}
             return {"module": path, **place, **function}
         known = cut_of_function(node.target, contracts=contracts)
-        given = by_name(known[1], node.args, node.kwargs) if known else {}
+        given = by_parameter(known[1], node.args, node.kwargs) if known else {}
         selects = known[0].selects if known else ""
         weight = given.get(selects or "weight")
         return {

@@ -18,7 +18,7 @@ from skipgraph.capture import Captured
 from skipgraph.errors import PlanError
 from skipgraph.ops.cuts import cut_of_function
 from skipgraph.passes.forms import places_within, selected
-from skipgraph.passes.fx_calls import by_name, inputs_of, sweep
+from skipgraph.passes.fx_calls import by_parameter, inputs_of, sweep
 from skipgraph.passes.record import ConcatRecord, Record, StepRecord
 
 CLONES = ("clone", torch.clone)
@@ -212,7 +212,7 @@ def _complete(graph: fx.Graph, run_of: Any) -> Iterator[_Run]:
 
 def _sliced_weight(node: fx.Node) -> fx.Node | None:
     _, names = cut_of_function(node.target, contracts=True) or (None, ())
-    weight = by_name(names, node.args, node.kwargs).get("weight")
+    weight = by_parameter(names, node.args, node.kwargs).get("weight")
     return weight if isinstance(weight, fx.Node) and weight.target == "narrow" else None
 
 

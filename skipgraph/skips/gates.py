@@ -22,8 +22,8 @@ _KEEPS_STATISTIC = {
     Kind.LINEAR_MAP, Kind.VIEW, Kind.EXPAND, Kind.SUM, Kind.PRODUCT, Kind.QUOTIENT, Kind.ELEMENTWISE, Kind.REDUCE,
 }  # fmt: skip
 _ELEMENTWISE = {Kind.LINEAR_MAP, Kind.ELEMENTWISE, Kind.ACTIVATION, Kind.SUM, Kind.DIFFERENCE, Kind.PRODUCT}
-_NONE: frozenset[str] = frozenset()
 _ELEMENTWISE_REACH = 8  # operators; the longest activation written out in the wild (tanh GELU) takes seven
+_NONE: frozenset[str] = frozenset()
 
 
 @dataclass(slots=True)

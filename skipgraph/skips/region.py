@@ -62,7 +62,7 @@ class Region:
         self.candidate = candidate
         self.positions = signal.positions[candidate.node]
         self.at: dict[int, Passed] = {}
-        # A vector conditions everything: of operands with positions only those with positions carry a signal.
+        # Where there are positions, operands that have none, and are made of such alone, carry no signal.
         self.carrying = signal.carrying if self.positions > 1 else signal.preds
         self.slices = self.sums = False  # whether any was met
         self._resamplers: list[int] = []

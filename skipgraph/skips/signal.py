@@ -70,10 +70,12 @@ class Signal:
 
     def fork(self, node: int) -> int:
         """What forks where ``node`` does: the node itself, or the latest of the operands that a bundle stands for."""
-        if self.names[node]:
-            return node
-        *before, operand = self.preds[node]
-        return max(operand, *map(self.fork, before)) if before else operand
+        latest = -1
+        while not self.names[node]:
+            *before, operand = self.preds[node]
+            latest = max(latest, operand)
+            node = before[0] if before else latest
+        return max(latest, node)
 
 
 def read_signal(graph: SkipGraph) -> Signal:

@@ -14,7 +14,7 @@ from skipgraph.capture.program import Storage, Value
 from skipgraph.capture.results import IN_PLACE, RULES
 
 aten: Any = torch.ops.aten
-SHAPES = [(2, 3, 4, 5), (1, 8), (2, 3, 4), (1, 1, 1, 1), (3, 0, 2), (2, 1, 4), (1, 6, 1, 1), (6,), ()]
+SHAPES = [(2, 3, 4, 5), (1, 8), (2, 3, 4), (1, 1, 1, 1), (3, 0, 2), (2, 1, 4), (1, 6, 1, 1), (3, 5), (6,), ()]
 DTYPES = [torch.float32, torch.float16, torch.bfloat16, torch.float64]
 LAYOUTS = ["contiguous", "channels last", "transposed"]
 UNARY = {"relu", "silu", "gelu", "sigmoid", "tanh", "hardtanh", "hardswish", "hardsigmoid", "leaky_relu"}
@@ -120,7 +120,10 @@ def test_a_rule_says_what_the_kernel_does(overload: Any, layout: str) -> None:
         if recipe is not None:
             applied += 1
             assert list(recipe) == described(overload(*given)), given
-    assert applied >= 8 or layout != "contiguous"
+    least = 12 if layout == "contiguous" else 1
+    if overload is aten.convolution.default and layout == "transposed":
+        least = 0  # contiguous all the same are only those of one channel, which are left to the kernel
+    assert applied >= least
 
 
 @pytest.mark.parametrize("overload", list(IN_PLACE), ids=str)

@@ -102,3 +102,13 @@ def test_a_skip_may_start_where_the_operands_of_two_concats_begin_alike() -> Non
     assert (skip.source, skip.operand_node) == ("convolution1", "relu4")
     price(graph)
     assert skip.held_steps > 0
+
+
+def test_what_many_operands_begin_with_may_be_of_any_length() -> None:
+    steps = [
+        Step("input"), Step("convolution", (0,)), Step("cat", (1,) * 1500), Step("cat", (*(1,) * 1499, 0)),
+        Step("relu", (3,)), Step("convolution", (2,)), Step("cat", (5, 4), output=True),
+    ]  # fmt: skip
+    graph = handmade(steps)
+    find_skips(graph)
+    assert [skip.source for skip in graph.skips if skip.merge == "cat6"] == ["convolution1"]
